@@ -1,0 +1,8 @@
+/** Symbolic tensors, the op table and reverse mode: usable for any model. */
+export * from './dims.ts';
+export * from './dtype.ts';
+export * from './functions.ts';
+export { grad } from './gradient.ts';
+export { apply, type GradientRule, OPS, type OpName } from './ops.ts';
+export { bindLetters, type Program, program, type TensorSpec } from './program.ts';
+export { constant, describe, input, scalar, type Tensor, topologicalOrder } from './tensor.ts';

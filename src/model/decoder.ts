@@ -1,0 +1,108 @@
+/**
+ * One decoder layer of Llama 3.1 or Phi-3.5: RMSNorm → grouped-query attention with rotary positions →
+ * RMSNorm → SwiGLU. Shapes: B batch, S sequence, D width, H heads, K kv heads, E head size.
+ */
+import {
+  add,
+  concat,
+  dimOf,
+  matMul,
+  multiply,
+  reshape,
+  rmsNorm,
+  rotary,
+  silu,
+  softmax,
+  split,
+  type Tensor,
+} from '../graph/index.ts';
+import { attention, causalBias, linear, mergeHeads, splitHeads } from '../graph/nn.ts';
+import type { DecoderConfig } from './config.ts';
+import type { Parameters } from './parameters.ts';
+
+/** cos and sin of the rotary angles for each position of the sequence: [S, E/2]. */
+export interface RotaryTables {
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+}
+
+/** Keys (rotated) and values of a layer: [B, K, S, E]. */
+export interface KeysValues {
+  readonly keys: Tensor;
+  readonly values: Tensor;
+}
+
+/** How the new rows of a layer attend: given q [B, H, S, E] and this step's keys and values. */
+export type Attend = (q: Tensor, kv: KeysValues, scale: number) => Tensor;
+
+/** Every row attends to itself and those before it. */
+export function causal(sequence: Tensor['shape'][number]): Attend {
+  const bias = causalBias(sequence);
+  return (q, { keys, values }, scale) => attention(q, keys, values, scale, bias);
+}
+
+/** x: [B, S, D] → the layer's output, and the keys and values it made. */
+export function decoderLayer(
+  p: Parameters,
+  x: Tensor,
+  tables: RotaryTables,
+  c: DecoderConfig,
+  attend: Attend,
+): { readonly hiddenStates: Tensor; readonly kv: KeysValues } {
+  const normed = rmsNorm(x, p.get('input_layernorm.weight'), c.rmsNormEps);
+  const { q, kv } = queryKeysValues(p.in('self_attn'), normed, tables, c);
+  const attended = mergeHeads(attend(q, kv, c.headSize ** -0.5));
+  const h = add(x, linear(attended, p.get('self_attn.o_proj.weight')));
+  const inner = rmsNorm(h, p.get('post_attention_layernorm.weight'), c.rmsNormEps);
+  return { hiddenStates: add(h, swiGlu(p.in('mlp'), inner, c)), kv };
+}
+
+function queryKeysValues(
+  p: Parameters,
+  x: Tensor,
+  { cos, sin }: RotaryTables,
+  c: DecoderConfig,
+): { readonly q: Tensor; readonly kv: KeysValues } {
+  const [own, shared] = [c.heads * c.headSize, c.kvHeads * c.headSize];
+  const [q, k, v] =
+    c.kind === 'phi3'
+      ? split(linear(x, p.get('qkv_proj.weight')), -1, [own, shared, shared])
+      : ['q_proj', 'k_proj', 'v_proj'].map((name) => linear(x, p.get(`${name}.weight`)));
+  const turned = (y: Tensor, heads: number) => rotary(splitHeads(y, heads), cos, sin);
+  return {
+    q: turned(q as Tensor, c.heads),
+    kv: { keys: turned(k as Tensor, c.kvHeads), values: splitHeads(v as Tensor, c.kvHeads) },
+  };
+}
+
+/** `down(silu(gate(x)) · up(x))`; Phi-3 keeps gate and up in one weight, gate first. */
+function swiGlu(p: Parameters, x: Tensor, c: DecoderConfig): Tensor {
+  const [gate, up] =
+    c.kind === 'phi3'
+      ? split(linear(x, p.get('gate_up_proj.weight')), -1, [c.intermediateSize, c.intermediateSize])
+      : ['gate_proj', 'up_proj'].map((name) => linear(x, p.get(`${name}.weight`)));
+  return linear(multiply(silu(gate as Tensor), up as Tensor), p.get('down_proj.weight'));
+}
+
+/**
+ * One new row that attends to a cache and to itself. past: keys and values [K, C, E], of which the first
+ * `length` slots are used; `bias` [1, C] hides the others. The cache is read in place: scores against it and
+ * against the new row are computed apart and joined before the softmax.
+ */
+export function cached(past: KeysValues, bias: Tensor): Attend {
+  return (q, { keys, values }, scale) => attendToCache(q, past, { keys, values }, bias, scale);
+}
+
+function attendToCache(q: Tensor, past: KeysValues, now: KeysValues, bias: Tensor, scale: number): Tensor {
+  const [heads, size] = [dimOf(q, 1) as number, dimOf(q, 3)];
+  const kvHeads = dimOf(now.keys, 1) as number;
+  const rows = reshape(q, [kvHeads, heads / kvHeads, size]);
+  const [newKeys, newValues] = [now.keys, now.values].map((x) => reshape(x, [kvHeads, 1, size]));
+  const before = add(matMul(rows, past.keys, { transposeB: true, scale }), bias);
+  const own = matMul(rows, newKeys as Tensor, { transposeB: true, scale });
+  const weights = softmax(concat([before, own], -1));
+  const capacity = dimOf(past.keys, 1);
+  const [toPast, toSelf] = split(weights, -1, [capacity, 1]);
+  const output = add(matMul(toPast as Tensor, past.values), matMul(toSelf as Tensor, newValues as Tensor));
+  return reshape(output, q.shape);
+}

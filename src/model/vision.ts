@@ -1,0 +1,160 @@
+/**
+ * The vision tower: SigLIP's encoder, into which the question's tokens can be appended so that patches and
+ * question attend to each other in every layer (text-guided unified vision encoding, paper section 3.1).
+ * Shapes: N crops, P patches, T question tokens, V width.
+ */
+import {
+  add,
+  addDims,
+  broadcastTo,
+  concat,
+  type Dim,
+  dimOf,
+  dimValue,
+  divide,
+  equal,
+  fill,
+  gelu,
+  iota,
+  layerNorm,
+  multiply,
+  reshape,
+  scalar,
+  slice,
+  sum,
+  type Tensor,
+  transpose,
+  where,
+} from '../graph/index.ts';
+import { attention, LOWEST, linear, mergeHeads, splitHeads } from '../graph/nn.ts';
+import type { FusionConfig, VisionConfig } from './config.ts';
+import type { Parameters } from './parameters.ts';
+
+/** The question inside the tower. */
+export interface QuestionTokens {
+  /** [N, T, V], already projected to the tower's width. */
+  readonly hiddenStates: Tensor;
+  /** bool [N, T]: which tokens are padding. */
+  readonly padding: Tensor;
+}
+
+/** What the connector needs of the tower's hidden states, kept as running sums. */
+export interface VisionStates {
+  /** The embedding: [N, P, V], without the question. */
+  readonly embedded: Tensor;
+  /** hidden[n] ∥ mean(hidden[0…h−1]) ∥ mean(hidden[h…2h−1]): [N, P(+T), 3V]. */
+  readonly connected: Tensor;
+}
+
+/** [N, 3, S, S] → [N, P, V]: a convolution with kernel = stride = patch, as one product. */
+export function embedPatches(p: Parameters, pixels: Tensor, c: VisionConfig): Tensor {
+  const [crops, side] = [dimOf(pixels, 0), c.grid * c.patchSize];
+  const inside = slice(slice(pixels, 2, 0, side), 3, 0, side);
+  const cells = reshape(inside, [crops, 3, c.grid, c.patchSize, c.grid, c.patchSize]);
+  const patches = reshape(transpose(cells, [0, 2, 4, 1, 3, 5]), [crops, c.patches, 3 * c.patchSize ** 2]);
+  const kernel = reshape(p.get('patch_embedding.weight'), [c.hiddenSize, 3 * c.patchSize ** 2]);
+  const embedded = linear(patches, kernel, p.get('patch_embedding.bias'));
+  return add(embedded, p.get('position_embedding.weight'));
+}
+
+/** Encodes crops, together with a question where one is given, and mixes the layers for the connector. */
+export function visionTower(
+  p: Parameters,
+  pixels: Tensor,
+  config: FusionConfig,
+  question?: QuestionTokens,
+): VisionStates {
+  const c = config.vision;
+  const embedded = embedPatches(p.in('embeddings'), pixels, c);
+  let x = question === undefined ? embedded : concat([embedded, question.hiddenStates], 1);
+  const half = Math.floor(c.layers / 2);
+  let low = x;
+  let middle: Tensor | undefined;
+  for (let i = 0; i < c.layers; i++) {
+    const attend = attentionPattern(config, question, i < half);
+    x = encoderLayer(p.in(`encoder.layers.${i}`), x, c, attend);
+    const state = i + 1;
+    if (state < half) low = add(low, x);
+    else if (state < 2 * half) middle = middle === undefined ? x : add(middle, x);
+  }
+  const share = 1 / Math.max(half, 1);
+  const mixed = [x, multiply(low, share), multiply(middle ?? x, share)];
+  return { embedded, connected: concat(mixed, -1) };
+}
+
+type Attend = (q: Tensor, k: Tensor, v: Tensor, scale: number) => Tensor;
+
+/** One pre-norm encoder block. x: [N, S, V] → [N, S, V]. */
+function encoderLayer(p: Parameters, x: Tensor, c: VisionConfig, attend: Attend): Tensor {
+  const norm = (name: string, y: Tensor) =>
+    layerNorm(y, p.get(`${name}.weight`), p.get(`${name}.bias`), c.layerNormEps);
+  const h = add(x, selfAttention(p.in('self_attn'), norm('layer_norm1', x), c, attend));
+  return add(h, mlp(p.in('mlp'), norm('layer_norm2', h)));
+}
+
+function selfAttention(p: Parameters, x: Tensor, c: VisionConfig, attend: Attend): Tensor {
+  const project = (name: string) => linear(x, p.get(`${name}.weight`), p.get(`${name}.bias`));
+  const [q, k, v] = ['q_proj', 'k_proj', 'v_proj'].map((name) => splitHeads(project(name), c.heads));
+  const merged = mergeHeads(attend(q as Tensor, k as Tensor, v as Tensor, (c.hiddenSize / c.heads) ** -0.5));
+  return linear(merged, p.get('out_proj.weight'), p.get('out_proj.bias'));
+}
+
+function mlp(p: Parameters, x: Tensor): Tensor {
+  const inner = gelu(linear(x, p.get('fc1.weight'), p.get('fc1.bias')), 'tanh');
+  return linear(inner, p.get('fc2.weight'), p.get('fc2.bias'));
+}
+
+/**
+ * Who attends to whom in a layer. Without a question: everyone to everyone. With one, padded text is hidden
+ * from all; in the first half of the layers text rows are `uniform` (the released code sets all their scores
+ * to one value, so that they average every token, padding included) or `masked` (they see only themselves and
+ * unpadded text: the paper's description).
+ */
+function attentionPattern(
+  config: FusionConfig,
+  question: QuestionTokens | undefined,
+  early: boolean,
+): Attend {
+  if (question === undefined) return attention;
+  const { patches } = config.vision;
+  const hidden = keyBias(question.padding, patches);
+  if (!early) return (q, k, v, scale) => attention(q, k, v, scale, hidden);
+  return (q, k, v, scale) => {
+    const text = dimOf(question.padding, 1);
+    const patchRows = attention(slice(q, 2, 0, patches), k, v, scale, hidden);
+    const textRows =
+      config.earlyTextRows === 'uniform'
+        ? averageRows(v, text)
+        : attendAmongText(q, k, v, scale, question.padding, patches);
+    return concat([patchRows, textRows], 2);
+  };
+}
+
+/** [N, 1, P + T]: the lowest value at padded text, 0 elsewhere. */
+function keyBias(padding: Tensor, patches: number): Tensor {
+  const [crops, text] = padding.shape as readonly [Dim, Dim];
+  const textBias = where(padding, scalar(LOWEST), scalar(0));
+  return reshape(concat([fill(0, [crops, patches]), textBias], 1), [crops, 1, addDims(patches, text)]);
+}
+
+/** The mean of all tokens' values, for each of `text` rows: [N, H, S, E] → [N, H, T, E]. */
+function averageRows(v: Tensor, text: Dim): Tensor {
+  const [crops, heads, rows, size] = v.shape as readonly [Dim, Dim, Dim, Dim];
+  const average = divide(sum(v, [2], { keepDims: true }), dimValue(rows));
+  return broadcastTo(average, [crops, heads, text, size]);
+}
+
+function attendAmongText(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  scale: number,
+  padding: Tensor,
+  patches: number,
+): Tensor {
+  const [crops, text] = padding.shape as readonly [Dim, Dim];
+  const textOf = (x: Tensor) => slice(x, 2, patches, text);
+  const self = equal(reshape(iota(text), [1, text, 1]), reshape(iota(text), [1, 1, text]));
+  const others = where(reshape(padding, [crops, 1, text]), scalar(LOWEST), scalar(0));
+  return attention(textOf(q), textOf(k), textOf(v), scale, where(self, scalar(0), others));
+}

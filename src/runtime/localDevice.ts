@@ -1,0 +1,230 @@
+/**
+ * A device in this thread: sessions of onnxruntime-node and resident tensors in this thread's memory. `run`
+ * blocks the thread, so programs with something else to do use `workerDevice.ts`, which hosts this one.
+ * Knows nothing of FUSION.
+ */
+import { closeSync, openSync, readSync } from 'node:fs';
+import * as ort from 'onnxruntime-node';
+import { UserError } from '../common/errors.ts';
+import { bf16ToF32, f16ToF32 } from '../common/numberFormats.ts';
+import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
+import { bindLetters, type Program } from '../graph/program.ts';
+import { toOnnx } from '../onnx/model.ts';
+import { adamW, copyInto, norm } from './kernels.ts';
+import {
+  type AdamWOptions,
+  type AdamWTensors,
+  type Device,
+  type DeviceName,
+  type Executable,
+  type Feed,
+  type FileRange,
+  type HostTensor,
+  isResident,
+  type ResidentTensor,
+  type RunOptions,
+  type RunResult,
+  type WriteTarget,
+} from './types.ts';
+
+/** Names of element types in onnxruntime's JavaScript API. */
+const ORT_TYPES = {
+  f32: 'float32',
+  f64: 'float64',
+  f16: 'float16',
+  i32: 'int32',
+  i64: 'int64',
+  i8: 'int8',
+  u8: 'uint8',
+  bool: 'bool',
+} as const satisfies Record<DType, ort.Tensor.Type>;
+
+const DTYPE_OF = new Map<string, DType>(
+  Object.entries(ORT_TYPES).map(([dtype, name]) => [name, dtype as DType]),
+);
+
+/** Bytes read from a file at once while converting. */
+const READ_CHUNK = 16 * 1024 * 1024;
+
+export interface LocalDeviceOptions {
+  readonly name?: DeviceName;
+  /** Threads of the CPU kernels. */
+  readonly threads: number;
+  /** Prefix of ONNX Runtime's profile files; no profile unless given. */
+  readonly profile?: string;
+}
+
+export class LocalDevice implements Device {
+  readonly name: DeviceName;
+  readonly threads: number;
+  readonly #profile: string | undefined;
+  readonly #tensors = new Map<number, HostTensor>();
+  #next = 0;
+
+  constructor(options: LocalDeviceOptions) {
+    this.name = options.name ?? 'cpu';
+    this.threads = options.threads;
+    this.#profile = options.profile;
+  }
+
+  async load(program: Program): Promise<Executable> {
+    const session = await this.createSession(toOnnx(program, this.name));
+    return {
+      program,
+      run: (feeds, options) => this.runSession(session, program, feeds, options),
+      dispose: () => session.release(),
+    };
+  }
+
+  /** Compiles the bytes of an ONNX model. */
+  createSession(model: Uint8Array): Promise<ort.InferenceSession> {
+    return ort.InferenceSession.create(model, {
+      executionProviders: [this.name],
+      intraOpNumThreads: this.threads,
+      interOpNumThreads: 1,
+      graphOptimizationLevel: 'all',
+      logSeverityLevel: 3,
+      ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
+    });
+  }
+
+  async runSession(
+    session: ort.InferenceSession,
+    program: Pick<Program, 'name' | 'inputs'>,
+    feeds: Readonly<Record<string, Feed>>,
+    options: RunOptions = {},
+  ): Promise<RunResult> {
+    const letters = new Map<string, number>();
+    const values: Record<string, ort.Tensor> = {};
+    for (const spec of program.inputs) {
+      const feed = feeds[spec.name];
+      if (feed === undefined) throw new Error(`${program.name}: no value for the input ${spec.name}`);
+      if (feed.dtype !== spec.dtype) {
+        throw new Error(`${program.name}: ${spec.name} is ${feed.dtype}, expected ${spec.dtype}`);
+      }
+      bindLetters(spec, feed.shape, letters, program.name);
+      values[spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
+    }
+    return this.#collect(await session.run(values), options);
+  }
+
+  #collect(results: ort.InferenceSession.OnnxValueMapType, options: RunOptions): RunResult {
+    const outputs: Record<string, HostTensor> = {};
+    const kept: Record<string, ResidentTensor> = {};
+    for (const [name, value] of Object.entries(results)) {
+      const tensor = fromOrt(value as ort.Tensor);
+      const target = options.write?.[name];
+      if (target !== undefined) this.#write(tensor, target);
+      else if (options.keep?.includes(name)) kept[name] = this.#keep(tensor);
+      else outputs[name] = tensor;
+    }
+    return { outputs, kept };
+  }
+
+  async upload(tensor: HostTensor): Promise<ResidentTensor> {
+    return this.#keep({ ...tensor, data: tensor.data.slice() });
+  }
+
+  async zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor> {
+    const size = shape.reduce((a, b) => a * b, 1);
+    return this.#keep({ dtype, shape, data: new DTYPES[dtype].array(size) });
+  }
+
+  async readFile(range: FileRange): Promise<ResidentTensor> {
+    return this.#keep({ dtype: 'f32', shape: range.shape, data: readFloats(range) });
+  }
+
+  async download(tensor: ResidentTensor): Promise<HostTensor> {
+    const held = this.#get(tensor);
+    return { ...held, data: held.data.slice() };
+  }
+
+  async copy(from: ResidentTensor, target: WriteTarget): Promise<void> {
+    this.#write(this.#get(from), target);
+  }
+
+  async free(tensors: readonly ResidentTensor[]): Promise<void> {
+    for (const { resident } of tensors) this.#tensors.delete(resident);
+  }
+
+  async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
+    return tensors.map((tensor) => norm(this.#floats(tensor)));
+  }
+
+  async adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void> {
+    for (const { weight, gradient, firstMoment, secondMoment, ...rates } of tensors) {
+      const [w, g, m, v] = [weight, gradient, firstMoment, secondMoment].map((x) => this.#floats(x));
+      if (w && g && m && v) adamW(w, g, m, v, rates, options);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#tensors.clear();
+  }
+
+  #keep(tensor: HostTensor): ResidentTensor {
+    this.#next += 1;
+    this.#tensors.set(this.#next, tensor);
+    return { resident: this.#next, dtype: tensor.dtype, shape: tensor.shape };
+  }
+
+  #get({ resident }: ResidentTensor): HostTensor {
+    const tensor = this.#tensors.get(resident);
+    if (tensor === undefined) throw new Error(`internal: resident tensor ${resident} was freed`);
+    return tensor;
+  }
+
+  #floats(tensor: ResidentTensor): Float32Array {
+    const { data } = this.#get(tensor);
+    if (!(data instanceof Float32Array)) throw new Error('internal: expected a resident f32 tensor');
+    return data;
+  }
+
+  #write(from: HostTensor, { to, axis, offset }: WriteTarget): void {
+    const target = this.#get(to);
+    if (from.dtype !== target.dtype) throw new Error(`internal: ${from.dtype} written into ${target.dtype}`);
+    copyInto(target.data, target.shape, from.data, from.shape, axis, offset);
+  }
+}
+
+function toOrt({ dtype, shape, data }: HostTensor): ort.Tensor {
+  return new ort.Tensor(ORT_TYPES[dtype], data as Float32Array, shape);
+}
+
+function fromOrt(value: ort.Tensor): HostTensor {
+  const dtype = DTYPE_OF.get(value.type);
+  if (dtype === undefined) throw new Error(`internal: a program gave a ${value.type} tensor`);
+  return { dtype, shape: value.dims, data: value.data as TypedArray };
+}
+
+/** Reads a range of a file as f32, in pieces, so that a converted tensor needs no second copy of itself. */
+function readFloats({ file, begin, byteLength, dtype }: FileRange): Float32Array {
+  const bytesEach = dtype === 'F32' ? 4 : 2;
+  const floats = new Float32Array(byteLength / bytesEach);
+  const fd = openSync(file, 'r');
+  try {
+    if (dtype === 'F32') {
+      readFully(fd, new Uint8Array(floats.buffer), begin, file);
+      return floats;
+    }
+    const convert = dtype === 'BF16' ? bf16ToF32 : f16ToF32;
+    const piece = new Uint16Array(Math.min(READ_CHUNK, byteLength) / 2);
+    for (let done = 0; done < floats.length; done += piece.length) {
+      const part = piece.subarray(0, Math.min(piece.length, floats.length - done));
+      readFully(fd, new Uint8Array(part.buffer, 0, part.byteLength), begin + done * 2, file);
+      floats.set(convert(part), done);
+    }
+    return floats;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function readFully(fd: number, target: Uint8Array, position: number, file: string): void {
+  for (let done = 0; done < target.length; ) {
+    const length = Math.min(target.length - done, 1 << 30);
+    const count = readSync(fd, target, done, length, position + done);
+    if (count === 0) throw new UserError(`${file}: the file ended ${target.length - done} bytes early`);
+    done += count;
+  }
+}

@@ -1,0 +1,111 @@
+/**
+ * What a device is: it compiles programs, keeps tensors and runs. The same interface is served by a device in
+ * this thread (`localDevice.ts`) and by one in a worker thread (`workerDevice.ts`).
+ */
+import type { DType, TypedArray } from '../graph/dtype.ts';
+import type { Program } from '../graph/program.ts';
+
+export type DeviceName = 'cpu' | 'webgpu';
+
+/** A tensor in the caller's memory, row-major. */
+export interface HostTensor {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly data: TypedArray;
+}
+
+/** A tensor that stays on the device: weights, caches, moments. Programs read it in place, without a copy. */
+export interface ResidentTensor {
+  readonly resident: number;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+export type Feed = HostTensor | ResidentTensor;
+
+/** Elements of a file, converted to f32 as they are read. */
+export interface FileRange {
+  readonly file: string;
+  /** Absolute byte offset. */
+  readonly begin: number;
+  readonly byteLength: number;
+  readonly dtype: 'F32' | 'F16' | 'BF16';
+  readonly shape: readonly number[];
+}
+
+/** Where an output of a run is written: `to`, from index `offset` along `axis`. */
+export interface WriteTarget {
+  readonly to: ResidentTensor;
+  readonly axis: number;
+  readonly offset: number;
+}
+
+export interface RunOptions {
+  /** Outputs to be copied into resident tensors instead of being returned. */
+  readonly write?: Readonly<Record<string, WriteTarget>>;
+  /** Outputs that become resident tensors; they are returned by `RunResult.kept`. */
+  readonly keep?: readonly string[];
+}
+
+export interface RunResult {
+  readonly outputs: Readonly<Record<string, HostTensor>>;
+  readonly kept: Readonly<Record<string, ResidentTensor>>;
+}
+
+/** A program compiled for a device. */
+export interface Executable {
+  readonly program: Program;
+  /** Runs once. Throws when a feed is missing or does not have the program's shape. */
+  run(feeds: Readonly<Record<string, Feed>>, options?: RunOptions): Promise<RunResult>;
+  dispose(): Promise<void>;
+}
+
+/** One weight and its AdamW state. All four have one size. */
+export interface AdamWTensors {
+  readonly weight: ResidentTensor;
+  readonly gradient: ResidentTensor;
+  readonly firstMoment: ResidentTensor;
+  readonly secondMoment: ResidentTensor;
+  readonly learningRate: number;
+  readonly weightDecay: number;
+}
+
+export interface AdamWOptions {
+  /** Counts from 1. */
+  readonly step: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  /** Factor on every gradient: the clipping of its global norm. */
+  readonly gradientScale: number;
+}
+
+export interface MemoryUse {
+  /** Resident set of the process, in bytes, at its highest. */
+  readonly peakResidentSet: number;
+}
+
+export interface Device {
+  readonly name: DeviceName;
+  readonly threads: number;
+  load(program: Program): Promise<Executable>;
+  /** A resident copy of `tensor`. */
+  upload(tensor: HostTensor): Promise<ResidentTensor>;
+  /** A resident f32 tensor read from a file. */
+  readFile(range: FileRange): Promise<ResidentTensor>;
+  /** A resident tensor of zeros. */
+  zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor>;
+  download(tensor: ResidentTensor): Promise<HostTensor>;
+  /** Copies all of `from` into `target.to`. */
+  copy(from: ResidentTensor, target: WriteTarget): Promise<void>;
+  free(tensors: readonly ResidentTensor[]): Promise<void>;
+  /** Euclidean norm of each tensor. */
+  norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]>;
+  /** Updates weights and moments in place. */
+  adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void>;
+  close(): Promise<void>;
+}
+
+export function isResident(feed: Feed): feed is ResidentTensor {
+  return 'resident' in feed;
+}

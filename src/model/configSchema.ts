@@ -89,7 +89,7 @@ export const configSchema = z.object(
     head_dim: width.nullish(),
     rms_norm_eps: positive(),
     rope_theta: positive(),
-    rope_scaling: z.unknown(),
+    rope_scaling: z.unknown().optional(),
     max_position_embeddings: positions,
     original_max_position_embeddings: int(2, MAX_POSITIONS).nullish(),
     sliding_window: positions.nullish(),

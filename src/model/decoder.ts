@@ -85,24 +85,19 @@ function swiGlu(p: Parameters, x: Tensor, c: DecoderConfig): Tensor {
 }
 
 /**
- * One new row that attends to a cache and to itself. past: keys and values [K, C, E], of which the first
- * `length` slots are used; `bias` [1, C] hides the others. The cache is read in place: scores against it and
- * against the new row are computed apart and joined before the softmax.
+ * One new row that attends to a cache and to itself. past: keys and values [1, K, C, E]; `bias` [C] hides the
+ * slots that are not used. The cache is read in place: scores against it and against the new row are computed
+ * apart and joined before the softmax.
  */
 export function cached(past: KeysValues, bias: Tensor): Attend {
-  return (q, { keys, values }, scale) => attendToCache(q, past, { keys, values }, bias, scale);
-}
-
-function attendToCache(q: Tensor, past: KeysValues, now: KeysValues, bias: Tensor, scale: number): Tensor {
-  const [heads, size] = [dimOf(q, 1) as number, dimOf(q, 3)];
-  const kvHeads = dimOf(now.keys, 1) as number;
-  const rows = reshape(q, [kvHeads, heads / kvHeads, size]);
-  const [newKeys, newValues] = [now.keys, now.values].map((x) => reshape(x, [kvHeads, 1, size]));
-  const before = add(matMul(rows, past.keys, { transposeB: true, scale }), bias);
-  const own = matMul(rows, newKeys as Tensor, { transposeB: true, scale });
-  const weights = softmax(concat([before, own], -1));
-  const capacity = dimOf(past.keys, 1);
-  const [toPast, toSelf] = split(weights, -1, [capacity, 1]);
-  const output = add(matMul(toPast as Tensor, past.values), matMul(toSelf as Tensor, newValues as Tensor));
-  return reshape(output, q.shape);
+  return (q, now, scale) => {
+    const [heads, kvHeads] = [dimOf(q, 1) as number, dimOf(now.keys, 1) as number];
+    const rows = reshape(q, [1, kvHeads, heads / kvHeads, dimOf(q, 3)]);
+    const before = add(matMul(rows, past.keys, { transposeB: true, scale }), bias);
+    const own = matMul(rows, now.keys, { transposeB: true, scale });
+    const weights = softmax(concat([before, own], -1));
+    const [toPast, toSelf] = split(weights, -1, [dimOf(past.keys, 2), 1]);
+    const output = add(matMul(toPast as Tensor, past.values), matMul(toSelf as Tensor, now.values));
+    return reshape(output, q.shape);
+  };
 }

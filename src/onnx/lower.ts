@@ -29,6 +29,8 @@ export interface OnnxGraph {
   readonly name: string;
   readonly nodes: readonly OnnxNode[];
   readonly initializers: readonly OnnxInitializer[];
+  /** Shapes of values in between: with them ONNX Runtime can plan which buffers share memory. */
+  readonly values: readonly TensorSpec[];
   readonly inputs: readonly TensorSpec[];
   readonly outputs: readonly TensorSpec[];
 }
@@ -43,8 +45,15 @@ export function lowerProgram(program: Program, target: Target): OnnxGraph {
     context.output(name, tensor);
     return { name, dtype: tensor.dtype, shape: tensor.shape };
   });
-  const { nodes, initializers } = context;
-  return { name: program.name, nodes, initializers, inputs: program.inputs, outputs };
+  const { nodes, initializers, values } = context;
+  return {
+    name: program.name,
+    nodes,
+    initializers,
+    values: [...values.values()],
+    inputs: program.inputs,
+    outputs,
+  };
 }
 
 class Context implements Lowering {
@@ -52,6 +61,7 @@ class Context implements Lowering {
   readonly #inputs: readonly TensorSpec[];
   readonly nodes: OnnxNode[] = [];
   readonly initializers: OnnxInitializer[] = [];
+  readonly values = new Map<string, TensorSpec>();
   readonly #names = new Map<Tensor, string>();
   readonly #shared = new Map<string, readonly string[]>();
   readonly #extras = new Map<string, string>();
@@ -75,7 +85,9 @@ class Context implements Lowering {
   lower(node: Tensor): void {
     const row: OpRow<typeof node.op> = OPS[node.op] as OpRow<typeof node.op>;
     const inputs = node.inputs.map((x) => this.nameOf(x));
-    this.#names.set(node, row.lower(this, inputs, node));
+    const name = row.lower(this, inputs, node);
+    this.#names.set(node, name);
+    if (/^v\d+$/.test(name)) this.values.set(name, { name, dtype: node.dtype, shape: node.shape });
   }
 
   output(name: string, tensor: Tensor): void {

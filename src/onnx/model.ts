@@ -41,6 +41,7 @@ function writeGraph(g: MessageWriter, graph: OnnxGraph): void {
   for (const initializer of graph.initializers) g.message(5, (t) => writeInitializer(t, initializer));
   for (const spec of graph.inputs) g.message(11, (v) => writeValueInfo(v, spec));
   for (const spec of graph.outputs) g.message(12, (v) => writeValueInfo(v, spec));
+  for (const spec of graph.values) g.message(13, (v) => writeValueInfo(v, spec));
 }
 
 function writeNode(n: MessageWriter, node: OnnxNode): void {

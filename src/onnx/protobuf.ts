@@ -1,31 +1,49 @@
 /**
  * Protocol-buffer wire format, writing only: varints, 32-bit floats and length-delimited fields are all that
- * ONNX needs. A message is a list of byte chunks until it is joined.
+ * ONNX needs.
  */
 
 const encoder = new TextEncoder();
 
 export class MessageWriter {
-  readonly #chunks: Uint8Array[] = [];
+  #bytes = new Uint8Array(256);
   #length = 0;
 
-  get length(): number {
-    return this.#length;
+  #reserve(count: number): void {
+    if (this.#length + count <= this.#bytes.length) return;
+    const grown = new Uint8Array(Math.max(this.#bytes.length * 2, this.#length + count));
+    grown.set(this.#bytes.subarray(0, this.#length));
+    this.#bytes = grown;
   }
 
   #push(chunk: Uint8Array): this {
-    this.#chunks.push(chunk);
+    this.#reserve(chunk.length);
+    this.#bytes.set(chunk, this.#length);
     this.#length += chunk.length;
     return this;
   }
 
+  /** Integers below 2³¹ take the short way; others are 64-bit two's complement. */
+  #varint(value: number | bigint): this {
+    this.#reserve(10);
+    let small = typeof value === 'number' && value >= 0 && value < 2 ** 31 ? value : -1;
+    if (small < 0) {
+      let rest = BigInt.asUintN(64, BigInt(value));
+      for (; rest > 0x7fffffffn; rest >>= 7n) this.#bytes[this.#length++] = Number(rest & 127n) | 128;
+      small = Number(rest);
+    }
+    for (; small > 127; small >>>= 7) this.#bytes[this.#length++] = (small & 127) | 128;
+    this.#bytes[this.#length++] = small;
+    return this;
+  }
+
   #tag(field: number, wireType: number): this {
-    return this.#push(varint(field * 8 + wireType));
+    return this.#varint(field * 8 + wireType);
   }
 
   /** An integer; negative ones as 64-bit two's complement. */
   int(field: number, value: number | bigint): this {
-    return this.#tag(field, 0).#push(varint(value));
+    return this.#tag(field, 0).#varint(value);
   }
 
   float(field: number, value: number): this {
@@ -37,38 +55,17 @@ export class MessageWriter {
   }
 
   bytes(field: number, data: Uint8Array): this {
-    return this.#tag(field, 2).#push(varint(data.length)).#push(data);
+    return this.#tag(field, 2).#varint(data.length).#push(data);
   }
 
   message(field: number, write: (message: MessageWriter) => void): this {
     const inner = new MessageWriter();
     write(inner);
-    this.#tag(field, 2).#push(varint(inner.#length));
-    for (const chunk of inner.#chunks) this.#push(chunk);
-    return this;
+    return this.bytes(field, inner.#bytes.subarray(0, inner.#length));
   }
 
+  /** The bytes written so far. */
   finish(): Uint8Array {
-    const joined = new Uint8Array(this.#length);
-    let at = 0;
-    for (const chunk of this.#chunks) {
-      joined.set(chunk, at);
-      at += chunk.length;
-    }
-    return joined;
+    return this.#bytes.slice(0, this.#length);
   }
-}
-
-function varint(value: number | bigint): Uint8Array {
-  const bytes: number[] = [];
-  if (typeof value === 'number' && value >= 0 && value < 2 ** 31) {
-    let rest = value;
-    for (; rest > 127; rest >>>= 7) bytes.push((rest & 127) | 128);
-    bytes.push(rest);
-    return Uint8Array.from(bytes);
-  }
-  let rest = BigInt.asUintN(64, BigInt(value));
-  for (; rest > 127n; rest >>= 7n) bytes.push(Number(rest & 127n) | 128);
-  bytes.push(Number(rest));
-  return Uint8Array.from(bytes);
 }

@@ -105,12 +105,17 @@ export const indexingOps: Pick<
     },
   },
   gatherElements: {
-    infer: (inputs) => {
+    infer: (inputs, { axis }) => {
       const x = operand(inputs, 0, 'gatherElements');
       const indices = operand(inputs, 1, 'gatherElements');
       requireInteger(indices, 'gatherElements');
       if (indices.shape.length !== x.shape.length) {
         throw new Error(`gatherElements: ${describe(indices)} must have the rank of ${describe(x)}`);
+      }
+      if (indices.shape.some((dim, i) => i !== axis && dim !== x.shape[i])) {
+        throw new Error(
+          `gatherElements: ${describe(indices)} must agree with ${describe(x)} except on axis ${axis}`,
+        );
       }
       return { shape: indices.shape, dtype: x.dtype };
     },

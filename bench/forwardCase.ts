@@ -1,0 +1,136 @@
+/**
+ * One side of `npm run bench -- forward`: prepares one mode of one size, then runs it once for each line on
+ * standard input and answers with the seconds it took; at the end of input, the peak memory.
+ *
+ * usage: tsx bench/forwardCase.ts SIZE encode|prefill|gradients [THREADS]
+ */
+import { createInterface } from 'node:readline';
+import { Random } from '../src/common/random.ts';
+import { lossAndGradientsProgram, prefillProgram, tileProgram, wholeProgram } from '../src/model/programs.ts';
+import { rotaryTables } from '../src/model/rotary.ts';
+import { END_OF_QUESTION, IGNORE, IMAGE, LATENT } from '../src/model/sentinels.ts';
+import { layOutSequences } from '../src/model/sequence.ts';
+import { expectedTensors } from '../src/model/weights.ts';
+import { LocalDevice } from '../src/runtime/localDevice.ts';
+import type { Feed, HostTensor } from '../src/runtime/types.ts';
+import { type BenchShape, benchShape, type ShapeName } from './shapes.ts';
+
+type Feeds = Record<string, Feed>;
+
+const random = new Random(0);
+
+const f32 = (data: Float32Array, shape: readonly number[]): HostTensor => ({ dtype: 'f32', data, shape });
+const i32 = (data: Int32Array, shape: readonly number[] = [data.length]): HostTensor => ({
+  dtype: 'i32',
+  data,
+  shape,
+});
+
+function normal(shape: readonly number[], deviation: number): HostTensor {
+  const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
+  random.fillNormal(data, deviation);
+  return f32(data, shape);
+}
+
+/** Weights as the peer draws them: normal with deviation 0.02, norms of one. */
+async function loadWeights(device: LocalDevice, { config }: BenchShape): Promise<Feeds> {
+  const feeds: Feeds = {};
+  for (const [name, shape] of expectedTensors(config)) {
+    const isNorm = shape.length === 1 && name.endsWith('.weight');
+    const values = isNorm ? f32(new Float32Array(shape[0] ?? 0).fill(1), shape) : normal(shape, 0.02);
+    feeds[name] = await device.upload(values);
+  }
+  return feeds;
+}
+
+/** The peer's sample: four tokens, latents, two tokens, the image, then text whose second half is the answer. */
+function batchFeeds({ config, batch, queryLength, text }: BenchShape): Feeds {
+  const { decoder, vision } = config;
+  const ids = (count: number) =>
+    Array.from({ length: count }, () => 8 + random.integer(decoder.vocabSize - 8));
+  const samples = Array.from({ length: batch }, () => {
+    const inputIds = [...ids(4), LATENT, ...ids(2), IMAGE, ...ids(text)];
+    const labels = inputIds.map((id, i) => (i >= inputIds.length - text / 2 ? id : IGNORE));
+    labels[inputIds.length - text / 2 - 1] = END_OF_QUESTION;
+    return { inputIds, labels };
+  });
+  const sizes = { imageTokens: vision.patches, queryLength, maxLength: config.maxLength };
+  const layout = layOutSequences(samples, sizes);
+  const { cos, sin } = rotaryTables(decoder, 0, layout.sequence, layout.sequence);
+  const half = [layout.sequence, decoder.headSize / 2];
+  const side = vision.imageSize;
+  return {
+    pixels: normal([batch, 5, 3, side, side], 1),
+    instructs: i32(Int32Array.from(ids(batch * 12)), [batch, 12]),
+    rotary_cos: f32(cos, half),
+    rotary_sin: f32(sin, half),
+    text_ids: i32(layout.textIds),
+    sources: i32(layout.sources, [batch, layout.sequence]),
+    latent_positions: i32(layout.latentPositions),
+    question_positions: i32(layout.questionPositions),
+    window_index: i32(layout.windowIndex),
+    supervised_positions: i32(layout.supervisedPositions),
+    targets: i32(layout.targets),
+    last_positions: i32(Int32Array.from(layout.lengths, (length, b) => b * layout.sequence + length - 1)),
+  };
+}
+
+/** The tiles and the whole of each sample, apart: [B·4, 3, S, S] and [B, 3, S, S]. */
+function splitCrops(feeds: Feeds, { batch, config }: BenchShape): { tiles: HostTensor; whole: HostTensor } {
+  const { data } = feeds.pixels as HostTensor;
+  const side = config.vision.imageSize;
+  const crop = 3 * side * side;
+  const tiles = new Float32Array(batch * 4 * crop);
+  const whole = new Float32Array(batch * crop);
+  for (let b = 0; b < batch; b++) {
+    const pixels = data.subarray(b * 5 * crop, (b + 1) * 5 * crop) as Float32Array;
+    tiles.set(pixels.subarray(0, 4 * crop), b * 4 * crop);
+    whole.set(pixels.subarray(4 * crop), b * crop);
+  }
+  return { tiles: f32(tiles, [batch * 4, 3, side, side]), whole: f32(whole, [batch, 3, side, side]) };
+}
+
+async function prepare(mode: string, shape: BenchShape, threads: number): Promise<() => Promise<void>> {
+  const { config, queryLength, batch } = shape;
+  const profile = process.env.FUSION_PROFILE;
+  const device = new LocalDevice({ threads, ...(profile === undefined ? {} : { profile }) });
+  const feeds = { ...(await loadWeights(device, shape)), ...batchFeeds(shape) };
+  if (mode === 'gradients') {
+    const names = [...expectedTensors(config).keys()];
+    const step = await device.load(lossAndGradientsProgram(config, queryLength, names));
+    return async () => {
+      await step.run(feeds);
+    };
+  }
+  const { tiles, whole } = splitCrops(feeds, shape);
+  const encodeTiles = await device.load(tileProgram(config));
+  const encodeWhole = await device.load(wholeProgram(config));
+  const encode = async (): Promise<Feeds> => {
+    const { features } = (await encodeTiles.run({ ...feeds, tile_pixels: tiles })).outputs;
+    const { image_tokens } = (await encodeWhole.run({ ...feeds, pixels: whole })).outputs;
+    const width = config.decoder.hiddenSize;
+    const tileFeatures = { ...(features as HostTensor), shape: [batch, 4 * config.vision.patches, width] };
+    return { tile_features: tileFeatures, image_tokens: image_tokens as HostTensor };
+  };
+  if (mode === 'encode') {
+    return async () => {
+      await encode();
+    };
+  }
+  const prefill = await device.load(prefillProgram(config, queryLength));
+  return async () => {
+    await prefill.run({ ...feeds, ...(await encode()) });
+  };
+}
+
+const [name = 'tiny', mode = 'gradients', threads = '2'] = process.argv.slice(2);
+const run = await prepare(mode, benchShape(name as ShapeName), Number(threads));
+await run();
+console.log('ready');
+for await (const _ of createInterface({ input: process.stdin })) {
+  const start = performance.now();
+  await run();
+  console.log(((performance.now() - start) / 1e3).toFixed(5));
+}
+console.log(process.resourceUsage().maxRSS * 1024);
+process.exit(0);

@@ -1,0 +1,190 @@
+/**
+ * The programs that are traced from the model: what goes in under which name, what comes out. Weights go in
+ * under their checkpoint names; everything else is named in the field's terms. Shapes are in the glossary of
+ * `graph/dims.ts`; letters are bound at run time.
+ */
+import {
+  type Dim,
+  gather,
+  grad,
+  input,
+  iota,
+  less,
+  type Program,
+  program,
+  reshape,
+  scalar,
+  type Tensor,
+  where,
+} from '../graph/index.ts';
+import { LOWEST } from '../graph/nn.ts';
+import type { FusionConfig } from './config.ts';
+import { poolTiles, resizeImageTokens } from './connector.ts';
+import { cached, causal, type KeysValues, type RotaryTables } from './decoder.ts';
+import {
+  decode,
+  embedSequence,
+  encodeTiles,
+  encodeWhole,
+  type ForwardOutput,
+  forward,
+  logitsAt,
+  type SequenceIndices,
+} from './fusion.ts';
+import { type Parameters, parameterInputs, parameters } from './parameters.ts';
+import { expectedTensors } from './weights.ts';
+
+/** The model's weights as inputs of a program. */
+export interface ModelInputs {
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly parameters: Parameters;
+}
+
+/** Fresh inputs for all weights of a model. */
+export function modelInputs(config: FusionConfig): ModelInputs {
+  const tensors = parameterInputs(expectedTensors(config));
+  return { tensors, parameters: parameters(tensors) };
+}
+
+function rotaryInputs(config: FusionConfig, sequence: Dim): RotaryTables {
+  const shape = [sequence, config.decoder.headSize / 2];
+  return { cos: input('rotary_cos', 'f32', shape), sin: input('rotary_sin', 'f32', shape) };
+}
+
+function sequenceInputs(batch: Dim, sequence: Dim): SequenceIndices {
+  return {
+    textIds: input('text_ids', 'i32', ['N']),
+    sources: input('sources', 'i32', [batch, sequence]),
+    latentPositions: input('latent_positions', 'i32', ['L']),
+    questionPositions: input('question_positions', 'i32', ['L']),
+    windowIndex: input('window_index', 'i32', ['L']),
+  };
+}
+
+/** The loss and what leads to it; letters B, S, T, N, L, M unless `batch` is given. */
+export interface ForwardTrace {
+  readonly model: ModelInputs;
+  readonly output: ForwardOutput;
+  readonly config: FusionConfig;
+}
+
+/** Traces the whole model on a batch of inputs. queryLength: latents per question. */
+export function traceForward(config: FusionConfig, queryLength: number): ForwardTrace {
+  const model = modelInputs(config);
+  const side = config.vision.imageSize;
+  const batch = {
+    pixels: input('pixels', 'f32', ['B', 5, 3, side, side]),
+    instructs: input('instructs', 'i32', ['B', 'T']),
+    tables: rotaryInputs(config, 'S'),
+    indices: sequenceInputs('B', 'S'),
+    supervisedPositions: input('supervised_positions', 'i32', ['M']),
+    targets: input('targets', 'i32', ['M']),
+  };
+  return { model, output: forward(model.parameters, batch, config, queryLength), config };
+}
+
+/** The loss and its parts, as outputs of a program. */
+export function lossOutputs({ output }: ForwardTrace): Readonly<Record<string, Tensor>> {
+  return {
+    loss: output.loss,
+    cross_entropy: output.crossEntropy,
+    text_loss: output.textLoss,
+    vision_loss: output.visionLoss,
+  };
+}
+
+/** Name of the output that holds the gradient of a weight. */
+export const gradientOf = (weight: string): string => `grad.${weight}`;
+
+/** The loss's parts and the gradients of the named weights. */
+export function lossAndGradientsProgram(
+  config: FusionConfig,
+  queryLength: number,
+  trainable: readonly string[],
+): Program {
+  const trace = traceForward(config, queryLength);
+  const weights = trainable.map((name) => trace.model.parameters.get(name));
+  const gradients = grad(trace.output.loss, weights);
+  const named = trainable.map((name, i) => [gradientOf(name), gradients[i] as Tensor] as const);
+  return program('loss_and_gradients', { ...lossOutputs(trace), ...Object.fromEntries(named) });
+}
+
+/** One tile → its projected features: `tile_pixels` [1, 3, S, S] → `features` [1, P, D]. */
+export function tileProgram(config: FusionConfig): Program {
+  const { parameters: p } = modelInputs(config);
+  const side = config.vision.imageSize;
+  const pixels = input('tile_pixels', 'f32', ['B', 3, side, side]);
+  const features = encodeTiles(p, pixels, 'B', config);
+  return program('encode_tile', { features });
+}
+
+/** The whole crop with its question: `pixels` [B, 3, S, S], `instructs` [B, T] → `image_tokens` [B, P', D]. */
+export function wholeProgram(config: FusionConfig): Program {
+  const { parameters: p } = modelInputs(config);
+  const side = config.vision.imageSize;
+  const pixels = input('pixels', 'f32', ['B', 3, side, side]);
+  const instructs = input('instructs', 'i32', ['B', 'T']);
+  const { image } = encodeWhole(p, pixels, instructs, config);
+  return program('encode_whole', { image_tokens: resizeImageTokens(image, config) });
+}
+
+export const keysOf = (layer: number): string => `keys.${layer}`;
+export const valuesOf = (layer: number): string => `values.${layer}`;
+/** Name of the input that holds the cache of an output of earlier steps. */
+export const pastOf = (name: string): string => `past_${name}`;
+
+/**
+ * Prompts → logits after chosen positions, and every layer's keys and values. `tile_features` [B, 4P, D],
+ * `image_tokens` [B, P', D], the sequence's indices, `last_positions` [R] → `logits` [R, V], `keys.i` and
+ * `values.i` [B, K, S, E]. queryLength: latents per question.
+ */
+export function prefillProgram(config: FusionConfig, queryLength: number): Program {
+  const { parameters: p } = modelInputs(config);
+  const { decoder, vision, imageTokensSide } = config;
+  const imageTokens = imageTokensSide === undefined ? vision.patches : imageTokensSide ** 2;
+  const image = input('image_tokens', 'f32', ['B', imageTokens, decoder.hiddenSize]);
+  const features = input('tile_features', 'f32', ['B', 4 * vision.patches, decoder.hiddenSize]);
+  const indices = sequenceInputs('B', 'S');
+  const tiles = poolTiles(features, config, queryLength);
+  const x = embedSequence(p, image, tiles.latents, indices, config);
+  const attend = causal('S');
+  const { hiddenStates, keysValues } = decode(p, x, rotaryInputs(config, 'S'), config, () => attend, {
+    windows: tiles.windows,
+    indices,
+  });
+  const logits = logitsAt(p, hiddenStates, input('last_positions', 'i32', ['R']), config);
+  return program('prefill', { logits, ...cacheOutputs(keysValues) });
+}
+
+function cacheOutputs(layers: readonly KeysValues[]): Readonly<Record<string, Tensor>> {
+  return Object.fromEntries(
+    layers.flatMap(({ keys, values }, i) => [
+      [keysOf(i), keys],
+      [valuesOf(i), values],
+    ]),
+  );
+}
+
+/**
+ * One more token of one sample. `token` [1], `length` [1] (used slots of the cache), rotary tables [1, E/2],
+ * `past_keys.i` and `past_values.i` [1, K, C, E] → `logits` [1, V], `keys.i` and `values.i` [1, K, 1, E].
+ */
+export function decodeProgram(config: FusionConfig): Program {
+  const { parameters: p } = modelInputs(config);
+  const { decoder } = config;
+  const token = input('token', 'i32', [1]);
+  const x = reshape(gather(p.get('model.embed_tokens.weight'), token), [1, 1, decoder.hiddenSize]);
+  const bias = where(less(iota('C'), input('length', 'i32', [1])), scalar(0), scalar(LOWEST));
+  const shape = [1, decoder.kvHeads, 'C', decoder.headSize];
+  const attend = (layer: number) =>
+    cached(
+      {
+        keys: input(pastOf(keysOf(layer)), 'f32', shape),
+        values: input(pastOf(valuesOf(layer)), 'f32', shape),
+      },
+      bias,
+    );
+  const { hiddenStates, keysValues } = decode(p, x, rotaryInputs(config, 1), config, attend);
+  const logits = logitsAt(p, hiddenStates, iota(1), config);
+  return program('decode', { logits, ...cacheOutputs(keysValues) });
+}

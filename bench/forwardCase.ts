@@ -90,10 +90,8 @@ function splitCrops(feeds: Feeds, { batch, config }: BenchShape): { tiles: HostT
   return { tiles: f32(tiles, [batch * 4, 3, side, side]), whole: f32(whole, [batch, 3, side, side]) };
 }
 
-async function prepare(mode: string, shape: BenchShape, threads: number): Promise<() => Promise<void>> {
+async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Promise<() => Promise<void>> {
   const { config, queryLength, batch } = shape;
-  const profile = process.env.FUSION_PROFILE;
-  const device = new LocalDevice({ threads, ...(profile === undefined ? {} : { profile }) });
   const feeds = { ...(await loadWeights(device, shape)), ...batchFeeds(shape) };
   if (mode === 'gradients') {
     const names = [...expectedTensors(config).keys()];
@@ -124,7 +122,9 @@ async function prepare(mode: string, shape: BenchShape, threads: number): Promis
 }
 
 const [name = 'tiny', mode = 'gradients', threads = '2'] = process.argv.slice(2);
-const run = await prepare(mode, benchShape(name as ShapeName), Number(threads));
+const profile = process.env.FUSION_PROFILE;
+const device = new LocalDevice({ threads: Number(threads), ...(profile === undefined ? {} : { profile }) });
+const run = await prepare(device, mode, benchShape(name as ShapeName));
 await run();
 console.log('ready');
 for await (const _ of createInterface({ input: process.stdin })) {
@@ -132,5 +132,6 @@ for await (const _ of createInterface({ input: process.stdin })) {
   await run();
   console.log(((performance.now() - start) / 1e3).toFixed(5));
 }
+await device.close();
 console.log(process.resourceUsage().maxRSS * 1024);
 process.exit(0);

@@ -114,6 +114,8 @@ describe('the gradients of a split', () => {
     expect(gradientOfSum(f.square(pieces[1]!))).toEqual([0, 4, 6]);
     const overlapping = f.add(f.sum(f.slice(x, 0, 0, 2)), f.sum(f.square(f.slice(x, 0, 1, 2))));
     expect([...evaluate(grad(overlapping, [x]), FEEDS)[0]!.data]).toEqual([1, 5, 6]);
+    const short = f.add(f.sum(f.square(f.slice(x, 0, 0, 1))), f.sum(f.square(f.slice(x, 0, 1, 1))));
+    expect([...evaluate(grad(short, [x]), FEEDS)[0]!.data]).toEqual([2, 4, 0]);
     const repeated = f.add(f.sum(f.square(pieces[0]!)), f.sum(f.exp(f.slice(x, 0, 0, 1))));
     expect(evaluate(grad(repeated, [x]), FEEDS)[0]!.data[0]).toBeCloseTo(2 + Math.E, 12);
     const mixed = f.add(f.sum(x), f.add(f.sum(squares[0]!), f.sum(squares[1]!)));

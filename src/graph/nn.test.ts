@@ -14,7 +14,7 @@ const i32 = (...values: number[]): Tensor => constant(Int32Array.from(values), '
 const f64 = (values: readonly number[], shape: readonly number[] = [values.length]): Tensor =>
   constant(Float64Array.from(values), 'f64', shape);
 
-const valueOf = (y: Tensor, feeds: Values = new Map()): readonly number[] => [
+const valuesOf = (y: Tensor, feeds: Values = new Map()): readonly number[] => [
   ...evaluate([y], feeds)[0]!.data,
 ];
 
@@ -30,14 +30,14 @@ function gradientAt(
   const x = input('x', 'f64', shape);
   const y = build(x);
   const loss = f.sum(f.multiply(y, f64(weights, y.shape as readonly number[])));
-  return valueOf(grad(loss, [x])[0]!, new Map([['x', ndArray('f64', shape, values)]]));
+  return valuesOf(grad(loss, [x])[0]!, new Map([['x', ndArray('f64', shape, values)]]));
 }
 
 describe('linear', () => {
   it('is x·Wᵀ + b', () => {
     const y = nn.linear(f64([1, 2], [1, 2]), f64([3, 4, 5, 6], [2, 2]), f64([10, 20]));
-    expect(valueOf(y)).toEqual([21, 37]);
-    expect(valueOf(nn.linear(f64([1, 2], [1, 2]), f64([3, 4], [1, 2])))).toEqual([11]);
+    expect(valuesOf(y)).toEqual([21, 37]);
+    expect(valuesOf(nn.linear(f64([1, 2], [1, 2]), f64([3, 4], [1, 2])))).toEqual([11]);
   });
 
   it('has the gradients of central differences', () => {
@@ -51,7 +51,7 @@ describe('embedding', () => {
   it('looks up rows', () => {
     const y = nn.embedding(f64([1, 2, 3, 4, 5, 6], [3, 2]), ids);
     expect(y.shape).toEqual([2, 2, 2]);
-    expect(valueOf(y)).toEqual([5, 6, 1, 2, 5, 6, 3, 4]);
+    expect(valuesOf(y)).toEqual([5, 6, 1, 2, 5, 6, 3, 4]);
     expectGradientsMatch(([table]) => nn.embedding(table!, ids), [[3, 2]]);
   });
 
@@ -70,9 +70,9 @@ describe('heads', () => {
     const x = f64(random(1, 2, 3, 4), [2, 3, 4]);
     const split = nn.splitHeads(x, 2);
     expect(split.shape).toEqual([2, 2, 3, 2]);
-    expect(valueOf(nn.mergeHeads(split))).toEqual(valueOf(x));
+    expect(valuesOf(nn.mergeHeads(split))).toEqual(valuesOf(x));
     // Head 1 of the first position is its second half.
-    expect(valueOf(split).slice(6, 8)).toEqual(valueOf(x).slice(2, 4));
+    expect(valuesOf(split).slice(6, 8)).toEqual(valuesOf(x).slice(2, 4));
     expectGradientsMatch(([y]) => nn.mergeHeads(f.square(nn.splitHeads(y!, 2))), [[2, 3, 4]]);
   });
 });
@@ -127,7 +127,7 @@ describe('attention', () => {
     const arrays = shapes.map((shape, i) => ndArray('f64', shape, random(i + 1, ...shape)));
     const [tq, tk, tv, tb] = arrays.map(({ data, shape }) => constant(data, 'f64', shape));
     const expected = directAttention(arrays[0]!, arrays[1]!, arrays[2]!, 0.7, arrays[3]);
-    const got = valueOf(nn.attention(tq!, tk!, tv!, 0.7, tb));
+    const got = valuesOf(nn.attention(tq!, tk!, tv!, 0.7, tb));
     expect(got.length).toBe(expected.length);
     for (const [n, value] of expected.entries()) expect(got[n]).toBeCloseTo(value, 12);
   });
@@ -140,7 +140,7 @@ describe('attention', () => {
   it('under a causal bias sees nothing after its own row', () => {
     const [q, k] = [f64(random(1, 1, 1, 3, 2), [1, 1, 3, 2]), f64(random(2, 1, 1, 3, 2), [1, 1, 3, 2])];
     const v = f64([1, 0, 0, 1, 0, 0], [1, 1, 3, 2]);
-    const y = valueOf(nn.attention(q, k, v, 1, f.cast(nn.causalBias(3), 'f64')));
+    const y = valuesOf(nn.attention(q, k, v, 1, f.cast(nn.causalBias(3), 'f64')));
     expect(y.slice(0, 2)).toEqual([1, 0]);
     expect(y[2]! + y[3]!).toBeCloseTo(1, 12);
     expect(y[4]! + y[5]!).toBeLessThan(1);
@@ -159,7 +159,7 @@ describe('causalBias', () => {
     const y = nn.causalBias(3);
     expect(y.shape).toEqual([1, 3, 3]);
     const low = nn.LOWEST;
-    expect(valueOf(y)).toEqual([0, low, low, 0, 0, low, 0, 0, 0]);
+    expect(valuesOf(y)).toEqual([0, low, low, 0, 0, low, 0, 0, 0]);
     expect(Math.fround(low)).toBe(low);
     expect(Math.fround(low * 1.0000001)).toBe(-Infinity);
   });
@@ -174,7 +174,7 @@ describe('maxOverRows', () => {
 
   it('takes the maximum of each group', () => {
     const x = f64([1, 8, 5, 2, 3, 3, 4, 9], [1, 4, 2]);
-    expect(valueOf(nn.maxOverRows(x, groups))).toEqual([5, 8, 3, 3, 5, 9]);
+    expect(valuesOf(nn.maxOverRows(x, groups))).toEqual([5, 8, 3, 3, 5, 9]);
   });
 
   it('has the gradients of central differences, with repeated and shared members', () => {
@@ -191,8 +191,8 @@ describe('maxOverRows', () => {
 describe('cosineSimilarity', () => {
   it('is the cosine', () => {
     const y = nn.cosineSimilarity(f64([1, 0, 3, 4], [2, 2]), f64([1, 1, -3, -4], [2, 2]));
-    expect(valueOf(y)[0]).toBeCloseTo(Math.SQRT1_2, 12);
-    expect(valueOf(y)[1]).toBeCloseTo(-1, 12);
+    expect(valuesOf(y)[0]).toBeCloseTo(Math.SQRT1_2, 12);
+    expect(valuesOf(y)[1]).toBeCloseTo(-1, 12);
     expectGradientsMatch(
       ([a, b]) => nn.cosineSimilarity(a!, b!),
       [
@@ -204,7 +204,7 @@ describe('cosineSimilarity', () => {
   });
 
   it('has a finite value and gradient at zero vectors', () => {
-    expect(valueOf(nn.cosineSimilarity(f64([0, 0]), f64([0, 0])))).toEqual([0]);
+    expect(valuesOf(nn.cosineSimilarity(f64([0, 0]), f64([0, 0])))).toEqual([0]);
     const towards = gradientAt((x) => nn.cosineSimilarity(x, f64([3, 4])), [2], [0, 0], [1]);
     expect(towards.every(Number.isFinite)).toBe(true);
     expect(gradientAt((x) => nn.cosineSimilarity(x, x), [2], [0, 0], [1])).toEqual([0, 0]);
@@ -215,7 +215,7 @@ describe('crossEntropy', () => {
   it('is the mean negative log-likelihood', () => {
     const logits = constant(Float32Array.of(0, 0, 0, Math.log(3), 0, 0), 'f32', [2, 3]);
     const expected = (Math.log(3) + Math.log(5 / 3)) / 2;
-    expect(valueOf(nn.crossEntropy(logits, i32(1, 0)))[0]).toBeCloseTo(expected, 6);
+    expect(valuesOf(nn.crossEntropy(logits, i32(1, 0)))[0]).toBeCloseTo(expected, 6);
     expectGradientsMatch(([x]) => nn.crossEntropy(x!, i32(2, 0, 2)), [[3, 4]], { dtype: 'f32' });
   });
 
@@ -223,7 +223,7 @@ describe('crossEntropy', () => {
     const logits = input('x', 'f32', [0, 3]);
     const loss = nn.crossEntropy(logits, i32());
     const feeds = new Map([['x', ndArray('f32', [0, 3], [])]]);
-    expect(Math.abs(valueOf(loss, feeds)[0]!)).toBe(0);
+    expect(Math.abs(valuesOf(loss, feeds)[0]!)).toBe(0);
     expect(evaluate(grad(loss, [logits]), feeds)[0]!.shape).toEqual([0, 3]);
   });
 });
@@ -235,7 +235,7 @@ describe('rotary', () => {
     const angles = Array.from({ length: positions }, (_, s) => frequencies.map((w) => s * w)).flat();
     const x = random(4, 1, 2, positions, 4);
     const table = (g: (angle: number) => number) => f64(angles.map(g), [positions, 2]);
-    const got = valueOf(f.rotary(f64(x, [1, 2, positions, 4]), table(Math.cos), table(Math.sin)));
+    const got = valuesOf(f.rotary(f64(x, [1, 2, positions, 4]), table(Math.cos), table(Math.sin)));
     for (let row = 0; row < 2 * positions; row++) {
       for (let pair = 0; pair < 2; pair++) {
         const angle = (row % positions) * frequencies[pair]!;

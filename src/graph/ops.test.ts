@@ -5,8 +5,8 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { expectGradientsMatch, normals } from '../../test/support/gradientCheck.ts';
 import { compile, expectClose, referenceOf, TARGETS, type Values } from '../../test/support/lowered.ts';
-import { draw, instantiate, OP_CASES, type OpCase } from '../../test/support/opCases.ts';
-import { ndArray } from '../../test/support/reference.ts';
+import { draw, OP_CASES, type OpCase } from '../../test/support/opCases.ts';
+import { type NdArray, ndArray } from '../../test/support/reference.ts';
 import { Random } from '../common/random.ts';
 import { DTYPES, isFloat } from './dtype.ts';
 import { multiply, sum } from './functions.ts';
@@ -21,6 +21,21 @@ const NAMES = Object.keys(OPS) as OpName[];
 const NO_FLOW = new Set<OpName>(['stopGradient', 'extraOutput', 'argMax']);
 
 const isDifferentiable = (op: OpName, y: Tensor): boolean => isFloat(y.dtype) && !NO_FLOW.has(op);
+
+/** A case as a graph over fed inputs, `prefix` in front of their names, and the values to feed. */
+function instantiate(
+  { operands, build }: OpCase,
+  prefix: string,
+): { readonly x: readonly Tensor[]; readonly y: Tensor; readonly feeds: ReadonlyMap<string, NdArray> } {
+  const random = new Random(prefix);
+  const feeds = new Map<string, NdArray>();
+  const x = operands.map((operand, i) => {
+    const { shape, dtype = 'f32' } = operand;
+    feeds.set(`${prefix}.x${i}`, ndArray(dtype, shape, draw(random, operand)));
+    return input(`${prefix}.x${i}`, dtype, shape);
+  });
+  return { x, y: build(x), feeds };
+}
 
 /** The value of a case, and the gradient of `Σ w·y` for each float operand, as named outputs. */
 function outputsOf(op: OpName, number: number, { operands, build }: OpCase) {
@@ -40,7 +55,7 @@ function outputsOf(op: OpName, number: number, { operands, build }: OpCase) {
 
 function allOutputs() {
   const outputs: Record<string, Tensor> = {};
-  const feeds = new Map<string, ReturnType<typeof ndArray>>();
+  const feeds = new Map<string, NdArray>();
   for (const op of NAMES) {
     for (const [number, opCase] of OP_CASES[op].entries()) {
       const made = outputsOf(op, number, opCase);

@@ -3,7 +3,7 @@
  * `src/onnx` and run by `src/runtime`. Knows nothing of either.
  */
 
-import { type Dim, formatShape, type Shape, termsOf } from './dims.ts';
+import { type Dim, evaluateDim, formatShape, type Shape, termsOf } from './dims.ts';
 import type { DType } from './dtype.ts';
 import { type Tensor, topologicalOrder } from './tensor.ts';
 
@@ -20,7 +20,10 @@ export interface Program {
   readonly outputs: ReadonlyMap<string, Tensor>;
 }
 
-/** Collects the inputs of a set of named outputs. Throws when two inputs share a name but not a shape. */
+/**
+ * Collects the inputs of a set of named outputs. Throws when two inputs share a name but not a shape, and when
+ * an output has the name of an input.
+ */
 export function program(name: string, outputs: Readonly<Record<string, Tensor>>): Program {
   const named = new Map(Object.entries(outputs));
   const inputs = new Map<string, TensorSpec>();
@@ -32,6 +35,9 @@ export function program(name: string, outputs: Readonly<Record<string, Tensor>>)
       throw new Error(
         `program ${name}: two inputs are called ${spec.name}: ${formatShape(known.shape)} and ${formatShape(spec.shape)}`,
       );
+    }
+    if (named.has(spec.name)) {
+      throw new Error(`program ${name}: ${spec.name} is the name of an input and of an output`);
     }
     inputs.set(spec.name, spec);
   }
@@ -58,6 +64,23 @@ export function bindLetters(
     const bound = letters.get(letter);
     if (bound !== undefined && bound !== size) throw wrong(` with ${letter} = ${bound}`);
     letters.set(letter, size);
+  }
+}
+
+/** Checks the dimensions that are sums or products of letters, once all inputs have bound theirs. */
+export function checkSizes(
+  spec: TensorSpec,
+  shape: readonly number[],
+  letters: ReadonlyMap<string, number>,
+  where: string,
+): void {
+  for (const [i, dim] of spec.shape.entries()) {
+    const used = termsOf(dim).flatMap((term) => term.letters);
+    if (!used.every((letter) => letters.has(letter)) || evaluateDim(dim, letters) === shape[i]) continue;
+    const sizes = used.map((letter) => `${letter} = ${letters.get(letter)}`).join(', ');
+    throw new Error(
+      `${where}: ${spec.name} is ${formatShape(shape)}, expected ${formatShape(spec.shape)} with ${sizes}`,
+    );
   }
 }
 

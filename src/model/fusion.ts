@@ -10,7 +10,6 @@ import {
   add,
   cast,
   concat,
-  type Dim,
   dimOf,
   dimValue,
   divide,
@@ -82,11 +81,10 @@ export function encodeWhole(
   };
 }
 
-/** Encodes the four tiles, without text. pixels: [B·4, 3, S, S] → projected features [B, 4·P, D]. */
-export function encodeTiles(p: Parameters, pixels: Tensor, batch: Dim, config: FusionConfig): Tensor {
+/** Encodes tiles, without text. pixels: [N, 3, S, S] → projected features [N, P, D]. */
+export function encodeTiles(p: Parameters, pixels: Tensor, config: FusionConfig): Tensor {
   const { connected } = visionTower(p.in(TOWER), pixels, config);
-  const projected = projector(p.in('model.mm_projector'), connected, config);
-  return joinTiles(projected, batch, config.vision.patches);
+  return projector(p.in('model.mm_projector'), connected, config);
 }
 
 /** Where things stand in the sequence; made on the host by `sequence.ts`. All i32. */
@@ -231,7 +229,7 @@ export function forward(
   const [size, side] = [dimOf(pixels, 0), config.vision.imageSize];
   const tilePixels = reshape(slice(pixels, 1, 0, 4), [-1, 3, side, side]);
   const wholePixels = reshape(slice(pixels, 1, 4, 1), [size, 3, side, side]);
-  const tiles = poolTiles(encodeTiles(p, tilePixels, size, config), config, queryLength);
+  const tiles = poolTiles(joinTiles(encodeTiles(p, tilePixels, config), size, config.vision.patches), config, queryLength);
   const whole = encodeWhole(p, wholePixels, batch.instructs, config);
   const imageTokens = resizeImageTokens(whole.image, config);
   const x = embedSequence(p, imageTokens, tiles.latents, indices, config);

@@ -109,13 +109,12 @@ export function lossAndGradientsProgram(
   return program('loss_and_gradients', { ...lossOutputs(trace), ...Object.fromEntries(named) });
 }
 
-/** One tile → its projected features: `tile_pixels` [1, 3, S, S] → `features` [1, P, D]. */
+/** Tiles → their projected features: `tile_pixels` [B, 3, S, S] → `features` [B, P, D]. */
 export function tileProgram(config: FusionConfig): Program {
   const { parameters: p } = modelInputs(config);
   const side = config.vision.imageSize;
   const pixels = input('tile_pixels', 'f32', ['B', 3, side, side]);
-  const features = encodeTiles(p, pixels, 'B', config);
-  return program('encode_tile', { features });
+  return program('encode_tile', { features: encodeTiles(p, pixels, config) });
 }
 
 /** The whole crop with its question: `pixels` [B, 3, S, S], `instructs` [B, T] → `image_tokens` [B, P', D]. */

@@ -35,16 +35,23 @@ export interface OnnxGraph {
   readonly outputs: readonly TensorSpec[];
 }
 
-/** Lowers a program for a kind of device. */
+/**
+ * Lowers a program for a kind of device. Outputs are emitted as soon as they are computed: ONNX Runtime runs
+ * nodes leaf by leaf, in the order of the leaves, so a gradient that is an early leaf releases what it needed.
+ */
 export function lowerProgram(program: Program, target: Target): OnnxGraph {
   const context = new Context(target, program.inputs);
   const order = topologicalOrder([...program.outputs.values()]);
+  const outputNames = new Map<Tensor, string[]>();
+  for (const [name, tensor] of program.outputs) {
+    outputNames.set(tensor, [...(outputNames.get(tensor) ?? []), name]);
+  }
   context.noteExtras(order);
-  for (const node of order) context.lower(node);
-  const outputs = [...program.outputs].map(([name, tensor]) => {
-    context.output(name, tensor);
-    return { name, dtype: tensor.dtype, shape: tensor.shape };
-  });
+  for (const node of order) {
+    context.lower(node);
+    for (const name of outputNames.get(node) ?? []) context.output(name, node);
+  }
+  const outputs = [...program.outputs].map(([name, { dtype, shape }]) => ({ name, dtype, shape }));
   const { nodes, initializers, values } = context;
   return {
     name: program.name,
@@ -124,10 +131,10 @@ class Context implements Lowering {
 
   constant(values: TypedArray, dtype: DType, shape: readonly number[]): string {
     const small = values.length <= 16;
-    const key = small ? JSON.stringify(['constant', dtype, shape, [...values].map(String)]) : '';
+    const key = small ? JSON.stringify(['constant', dtype, shape, [...bytesOf(values)]]) : '';
     const known = this.#shared.get(key)?.[0];
     if (known !== undefined) return known;
-    const name = `c${this.initializers.length}`;
+    const name = `%c${this.initializers.length}`;
     this.initializers.push({ name, dtype, shape, values });
     if (small) this.#shared.set(key, [name]);
     return name;
@@ -158,9 +165,10 @@ class Context implements Lowering {
     return name;
   }
 
+  /** A name that nobody gives to an input or an output. */
   #fresh(): string {
     this.#counter += 1;
-    return `v${this.#counter}`;
+    return `%${this.#counter}`;
   }
 
   #vector(values: readonly bigint[]): string {

@@ -26,7 +26,8 @@ export class MessageWriter {
   /** Integers below 2³¹ take the short way; others are 64-bit two's complement. */
   #varint(value: number | bigint): this {
     this.#reserve(10);
-    let small = typeof value === 'number' && value >= 0 && value < 2 ** 31 ? value : -1;
+    const isShort = typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < 2 ** 31;
+    let small = isShort ? value : -1;
     if (small < 0) {
       let rest = BigInt.asUintN(64, BigInt(value));
       for (; rest > 0x7fffffffn; rest >>= 7n) this.#bytes[this.#length++] = Number(rest & 127n) | 128;

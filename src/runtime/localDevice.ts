@@ -8,7 +8,7 @@ import * as ort from 'onnxruntime-node';
 import { UserError } from '../common/errors.ts';
 import { bf16ToF32, f16ToF32 } from '../common/numberFormats.ts';
 import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
-import { bindLetters, type Program } from '../graph/program.ts';
+import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
 import { toOnnx } from '../onnx/model.ts';
 import { adamW, copyInto, norm } from './kernels.ts';
 import {
@@ -59,6 +59,7 @@ export class LocalDevice implements Device {
   readonly threads: number;
   readonly #profile: string | undefined;
   readonly #tensors = new Map<number, HostTensor>();
+  readonly #sessions = new Set<ort.InferenceSession>();
   #next = 0;
 
   constructor(options: LocalDeviceOptions) {
@@ -69,11 +70,18 @@ export class LocalDevice implements Device {
 
   async load(program: Program): Promise<Executable> {
     const session = await this.createSession(toOnnx(program, this.name));
+    this.#sessions.add(session);
     return {
       program,
       run: (feeds, options) => this.runSession(session, program, feeds, options),
-      dispose: () => session.release(),
+      dispose: () => this.#release(session),
     };
+  }
+
+  async #release(session: ort.InferenceSession): Promise<void> {
+    if (!this.#sessions.delete(session)) return;
+    if (this.#profile !== undefined) session.endProfiling();
+    await session.release();
   }
 
   /** Compiles the bytes of an ONNX model. */
@@ -83,6 +91,8 @@ export class LocalDevice implements Device {
       intraOpNumThreads: this.threads,
       interOpNumThreads: 1,
       graphOptimizationLevel: 'all',
+      // The pattern allocator keeps its one block beside the arena of the first run: twice the memory.
+      enableMemPattern: false,
       logSeverityLevel: 3,
       ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
     });
@@ -104,6 +114,9 @@ export class LocalDevice implements Device {
       }
       bindLetters(spec, feed.shape, letters, program.name);
       values[spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
+    }
+    for (const spec of program.inputs) {
+      checkSizes(spec, values[spec.name]?.dims ?? [], letters, program.name);
     }
     return this.#collect(await session.run(values), options);
   }
@@ -159,6 +172,7 @@ export class LocalDevice implements Device {
   }
 
   async close(): Promise<void> {
+    for (const session of [...this.#sessions]) await this.#release(session);
     this.#tensors.clear();
   }
 

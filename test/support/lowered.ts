@@ -2,6 +2,7 @@
 import { expect } from 'vitest';
 import { f32ToF16 } from '../../src/common/numberFormats.ts';
 import { DTYPES } from '../../src/graph/dtype.ts';
+import type { Target } from '../../src/graph/lowering.ts';
 import { type Program, program } from '../../src/graph/program.ts';
 import type { Tensor } from '../../src/graph/tensor.ts';
 import { toOnnx } from '../../src/onnx/model.ts';
@@ -13,9 +14,8 @@ export type Values = ReadonlyMap<string, NdArray>;
 
 export const device = new LocalDevice({ threads: 1 });
 
-/** The two lowerings that ONNX Runtime's CPU provider can run. */
-export const TARGETS = ['cpu', 'plain'] as const;
-export type CpuTarget = (typeof TARGETS)[number];
+/** Every lowering: the CPU provider has kernels for the operators of all of them. */
+export const TARGETS = ['cpu', 'webgpu', 'plain'] as const satisfies readonly Target[];
 
 export function toHost({ dtype, shape, data }: NdArray): HostTensor {
   if (dtype === 'i64') return { dtype, shape, data: BigInt64Array.from(data, BigInt) };
@@ -24,10 +24,7 @@ export function toHost({ dtype, shape, data }: NdArray): HostTensor {
 }
 
 /** Compiles a program once; the result runs it. */
-export async function compile(
-  traced: Program,
-  target: CpuTarget,
-): Promise<(feeds: Values) => Promise<Values>> {
+export async function compile(traced: Program, target: Target): Promise<(feeds: Values) => Promise<Values>> {
   const session = await device.createSession(toOnnx(traced, target));
   return async (feeds) => {
     const hosts = Object.fromEntries([...feeds].map(([name, value]) => [name, toHost(value)]));
@@ -55,7 +52,7 @@ export function expectClose(got: NdArray | undefined, expected: NdArray, what: s
   }
 }
 
-/** Runs named outputs by both lowerings and expects the reference's values. */
+/** Runs named outputs by each lowering and expects the reference's values. */
 export async function expectLoweringMatches(
   outputs: Readonly<Record<string, Tensor>>,
   feeds: Values,

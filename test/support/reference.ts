@@ -134,6 +134,11 @@ function overRows(x: NdArray, f: (row: readonly number[]) => readonly number[]):
 const total = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
 const average = (values: readonly number[]): number => total(values) / values.length;
 
+function softmax(row: readonly number[]): readonly number[] {
+  const powers = row.map((value) => Math.exp(value - Math.max(...row)));
+  return powers.map((power) => power / total(powers));
+}
+
 /** `log Σ exp`, shifted by the largest. */
 function logSumExp(row: readonly number[]): number {
   const top = Math.max(...row);
@@ -340,7 +345,7 @@ const REFERENCE: { readonly [N in OpName]: Rule<N> } = {
   mean: ({ attributes: { axes, keepDims } }, [x]) => reduce(x!, axes, keepDims, average),
   max: ({ attributes: { axis, keepDims } }, [x]) => reduce(x!, [axis], keepDims, (row) => Math.max(...row)),
   argMax,
-  softmax: (_node, [x]) => overRows(x!, (row) => row.map((value) => Math.exp(value - logSumExp(row)))),
+  softmax: (_node, [x]) => overRows(x!, softmax),
   logSoftmax: (_node, [x]) => overRows(x!, (row) => row.map((value) => value - logSumExp(row))),
   layerNorm: norm(),
   rmsNorm: norm(),

@@ -35,7 +35,8 @@ function width(x: Tensor): number {
 
 /** `Σ_d x[…, d]·v[d] / D`, kept as a column: a product, which reads x once. */
 function weightedMean(x: Tensor, vector: Tensor): Tensor {
-  return matMul(x, reshape(vector, [dimOf(vector, 0), 1]), { scale: 1 / width(x) });
+  const rows = x.shape.length === 1 ? reshape(x, [1, dimOf(x, 0)]) : x;
+  return matMul(rows, reshape(vector, [dimOf(vector, 0), 1]), { scale: 1 / width(x) });
 }
 
 /** The gradients of `y = x̂·w + b`, with x̂ = (x − mean)·r. */

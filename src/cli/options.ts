@@ -1,0 +1,108 @@
+/**
+ * Options that several commands share: how they are written, read and turned into the library's options. Knows
+ * nothing of models.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { UserError } from '../common/errors.ts';
+import type { OnProgress } from '../common/progress.ts';
+import type { AnswerOptions } from '../generate/answer.ts';
+import type { LoadOptions } from '../generate/model.ts';
+
+/** What the options of `addModelOptions` give. */
+export interface ModelFlags {
+  readonly model?: string;
+  readonly tokenizer?: string;
+  readonly device: 'auto' | 'cpu' | 'webgpu';
+  readonly threads?: number;
+  readonly quiet?: boolean;
+}
+
+/** What the options of `addAnswerOptions` give. */
+export interface AnswerFlags {
+  readonly maxTokens?: number;
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
+  readonly seed?: number;
+  readonly stop?: readonly string[];
+  readonly queryLen?: number;
+  readonly maxPixels?: number;
+  readonly exifRotation?: boolean;
+}
+
+/** Adds `--model` and what says how to load it. */
+export function addModelOptions(command: Command): Command {
+  return command
+    .addOption(new Option('-m, --model <dir>', 'folder of the checkpoint').env('FUSION_MODEL'))
+    .option('--tokenizer <dir>', 'folder with tokenizer.json, where the model has none')
+    .addOption(
+      new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
+    )
+    .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', integer)
+    .option('-q, --quiet', 'no progress, no warnings');
+}
+
+/** Adds what says how to answer, and how to read images. */
+export function addAnswerOptions(command: Command): Command {
+  return command
+    .option(
+      '--max-tokens <n>',
+      'longest answer, in tokens (default: 1024 or what the context leaves)',
+      integer,
+    )
+    .option('--temperature <x>', '0 takes the likeliest token (default), more is more varied', decimal)
+    .option('--top-k <n>', 'choose among the k likeliest tokens', integer)
+    .option('--top-p <x>', 'choose among the likeliest tokens that add up to this share', decimal)
+    .option('--min-p <x>', "leave out tokens below this share of the likeliest one's probability", decimal)
+    .option('--repetition-penalty <x>', 'above 1: avoid what was said before', decimal)
+    .option('--seed <n>', 'the same seed and options give the same answer', integer)
+    .option('--stop <text>', 'end the answer before this text (may be repeated)', collect)
+    .option(
+      '--query-len <n>',
+      'latent tokens per question, a perfect square (default: 36 or the nearest)',
+      integer,
+    )
+    .option('--max-pixels <n>', 'largest image that is decoded, in pixels (default: 100 million)', integer)
+    .option('--exif-rotation', 'turn images as their EXIF data say');
+}
+
+/**
+ * The checkpoint's folder. It is asked for here and not by commander, which would report it before a mistyped
+ * option.
+ */
+export function modelFolder({ model }: ModelFlags): string {
+  if (model !== undefined) return model;
+  throw new UserError(
+    'model: expected --model DIR, a checkpoint folder (or FUSION_MODEL in the environment)',
+  );
+}
+
+/** The library's options for loading. */
+export function loadOptions(flags: ModelFlags, onProgress: OnProgress): LoadOptions {
+  const { device, threads, tokenizer } = flags;
+  return { device, threads, tokenizer, onProgress };
+}
+
+/** The library's options for answering; what was not given is left out. */
+export function answerOptions(flags: AnswerFlags): AnswerOptions {
+  const { maxTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop, queryLen } = flags;
+  const all = { temperature, topK, topP, minP, repetitionPenalty, seed };
+  const given = Object.entries(all).filter(([, value]) => value !== undefined);
+  return { ...Object.fromEntries(given), maxTokens, stop, queryLength: queryLen };
+}
+
+function integer(text: string): number {
+  if (/^[+-]?\d+$/.test(text) && Number.isSafeInteger(Number(text))) return Number(text);
+  throw new InvalidArgumentError('Expected an integer.');
+}
+
+function decimal(text: string): number {
+  if (text.trim() !== '' && Number.isFinite(Number(text))) return Number(text);
+  throw new InvalidArgumentError('Expected a number.');
+}
+
+function collect(text: string, before: readonly string[] = []): readonly string[] {
+  return [...before, text];
+}

@@ -1,0 +1,82 @@
+/**
+ * The model's programs, each traced and compiled when it is first needed, with the weights bound to it. Knows
+ * nothing of what is fed to them.
+ */
+import type { ResidentWeights } from '../checkpoint/loadWeights.ts';
+import type { Program } from '../graph/index.ts';
+import type { FusionConfig } from '../model/config.ts';
+import {
+  decodeProgram,
+  lossAndGradientsProgram,
+  prefillProgram,
+  tileProgram,
+  wholeProgram,
+} from '../model/programs.ts';
+import type { Device, Executable, Feed, RunOptions, RunResult } from '../runtime/types.ts';
+
+/** A compiled program that needs only what is not a weight. */
+export interface BoundProgram {
+  run(feeds: Readonly<Record<string, Feed>>, options?: RunOptions): Promise<RunResult>;
+}
+
+export class CompiledPrograms {
+  readonly #device: Device;
+  readonly #config: FusionConfig;
+  readonly #weights: ResidentWeights;
+  readonly #executables = new Map<string, Promise<Executable>>();
+
+  constructor(device: Device, config: FusionConfig, weights: ResidentWeights) {
+    this.#device = device;
+    this.#config = config;
+    this.#weights = weights;
+  }
+
+  tile(): Promise<BoundProgram> {
+    return this.#bound('tile', () => tileProgram(this.#config));
+  }
+
+  whole(): Promise<BoundProgram> {
+    return this.#bound('whole', () => wholeProgram(this.#config));
+  }
+
+  /** queryLength: latents per question, part of the program. */
+  prefill(queryLength: number): Promise<BoundProgram> {
+    return this.#bound(`prefill ${queryLength}`, () => prefillProgram(this.#config, queryLength));
+  }
+
+  decode(): Promise<BoundProgram> {
+    return this.#bound('decode', () => decodeProgram(this.#config));
+  }
+
+  /** The loss's parts, and gradients of the named weights. */
+  loss(queryLength: number, gradients: readonly string[]): Promise<BoundProgram> {
+    const key = `loss ${queryLength} ${gradients.join(' ')}`;
+    return this.#bound(key, () => lossAndGradientsProgram(this.#config, queryLength, gradients));
+  }
+
+  /** Frees all compiled programs. */
+  async dispose(): Promise<void> {
+    const executables = [...this.#executables.values()];
+    this.#executables.clear();
+    for (const executable of await Promise.allSettled(executables)) {
+      if (executable.status === 'fulfilled') await executable.value.dispose();
+    }
+  }
+
+  async #bound(key: string, trace: () => Program): Promise<BoundProgram> {
+    let loading = this.#executables.get(key);
+    if (loading === undefined) {
+      loading = this.#device.load(trace());
+      this.#executables.set(key, loading);
+      // A program that could not be compiled is tried again when it is next asked for.
+      loading.catch(() => this.#executables.delete(key));
+    }
+    const executable = await loading;
+    const needed = executable.program.inputs.flatMap(({ name }) => {
+      const weight = this.#weights[name];
+      return weight === undefined ? [] : [[name, weight] as const];
+    });
+    const weights = Object.fromEntries(needed);
+    return { run: (feeds, options) => executable.run({ ...weights, ...feeds }, options) };
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * Plain arrays → the values that programs take. Knows names and shapes of inputs (`model/programs.ts`), not
+ * where the arrays come from.
+ */
+import type { DecoderConfig } from '../model/config.ts';
+import { rotaryTables } from '../model/rotary.ts';
+import type { SequenceLayout } from '../model/sequence.ts';
+import type { HostTensor } from '../runtime/types.ts';
+
+export type HostFeeds = Readonly<Record<string, HostTensor>>;
+
+export const f32 = (data: Float32Array, shape: readonly number[]): HostTensor => ({
+  dtype: 'f32',
+  data,
+  shape,
+});
+
+/** i32, by default of one dimension. */
+export const i32 = (data: Int32Array, shape: readonly number[] = [data.length]): HostTensor => ({
+  dtype: 'i32',
+  data,
+  shape,
+});
+
+/** A batch's sequence: ids, sources, latents, and for the loss supervised positions and targets; all i32. */
+export function sequenceFeeds(layout: SequenceLayout): HostFeeds {
+  return {
+    text_ids: i32(layout.textIds),
+    sources: i32(layout.sources, [layout.batch, layout.sequence]),
+    latent_positions: i32(layout.latentPositions),
+    question_positions: i32(layout.questionPositions),
+    window_index: i32(layout.windowIndex),
+    supervised_positions: i32(layout.supervisedPositions),
+    targets: i32(layout.targets),
+  };
+}
+
+/** cos and sin of positions `first … first + count − 1` of a sequence `total` long: f32 [count, E/2]. */
+export function rotaryFeeds(decoder: DecoderConfig, first: number, count: number, total: number): HostFeeds {
+  const { cos, sin } = rotaryTables(decoder, first, count, total);
+  const shape = [count, decoder.headSize / 2];
+  return { rotary_cos: f32(cos, shape), rotary_sin: f32(sin, shape) };
+}

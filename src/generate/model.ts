@@ -1,0 +1,152 @@
+/**
+ * A checkpoint folder → a model ready to answer: configuration, tokenizer, conversation format, weights on a
+ * device. Cheap checks come before the weights, so that a wrong folder is told at once. Knows nothing of
+ * questions.
+ */
+import { availableParallelism } from 'node:os';
+import path from 'node:path';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
+import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
+import type { OnProgress } from '../common/progress.ts';
+import { type ConversationFormat, formatFor, formatNamed, stopIds } from '../data/conversation.ts';
+import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
+import { type FusionConfig, readFusionConfig } from '../model/config.ts';
+import { validateTensors } from '../model/weights.ts';
+import { openDevice } from '../runtime/device.ts';
+import type { Device, DeviceName } from '../runtime/types.ts';
+import { CompiledPrograms } from './compiled.ts';
+import { generationEosIds } from './generationConfig.ts';
+import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
+import { growVocabulary, withVocabulary } from './vocabulary.ts';
+
+export interface LoadOptions {
+  /** `cpu` (default), `webgpu`, `auto`, or an opened device, which the caller then closes. */
+  readonly device?: DeviceName | 'auto' | Device | undefined;
+  /** Threads of the CPU kernels; all cores unless given. */
+  readonly threads?: number | undefined;
+  /** Folder with `tokenizer.json`; the model's own unless given. */
+  readonly tokenizer?: string | undefined;
+  /** Bytes of image features kept for images seen before; 256 MiB unless given. */
+  readonly featureBytes?: number | undefined;
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** A loaded model. Several answers may be under way at once; `dispose` frees everything. */
+export interface FusionModel {
+  readonly dir: string;
+  readonly config: FusionConfig;
+  readonly tokenizer: Tokenizer;
+  readonly format: ConversationFormat;
+  /** Ids that end an answer: of the generation config, the tokenizer and the format. */
+  readonly stopIds: ReadonlySet<number>;
+  readonly device: Device;
+  /** f32, by checkpoint name. */
+  readonly weights: ResidentWeights;
+  readonly programs: CompiledPrograms;
+  readonly images: ImageFeatures;
+  /** What the user should know of the checkpoint, one line each. */
+  readonly warnings: readonly string[];
+  readonly loadSeconds: number;
+  dispose(): Promise<void>;
+}
+
+/** What is known of a model before its weights are loaded: enough to check a question. */
+export interface ModelFiles {
+  readonly dir: string;
+  readonly config: FusionConfig;
+  readonly tokenizer: Tokenizer;
+  readonly format: ConversationFormat;
+  readonly stopIds: ReadonlySet<number>;
+  readonly warnings: readonly string[];
+  readonly checkpoint: Checkpoint;
+  /** As config.json has it: with as many vocabulary rows as the checkpoint. */
+  readonly trained: FusionConfig;
+  /** What reading took. */
+  readonly seconds: number;
+}
+
+/**
+ * Reads everything but the weights of the checkpoint in `dir`. tokenizer: as in `LoadOptions`.
+ *
+ * @throws UserError for a folder that lacks something or holds something else than its config says, and a
+ * tokenizer that is absent or does not fit the conversation format.
+ */
+export async function readModelFiles(dir: string, tokenizer = dir): Promise<ModelFiles> {
+  const start = performance.now();
+  const trained = await readFusionConfig(dir);
+  const checkpoint = await openCheckpoint(dir);
+  validateTensors(trained, checkpoint);
+  const text = await loadText(dir, trained, tokenizer);
+  const config = withVocabulary(trained, text.tokenizer.vocabularySize);
+  const warnings = vocabularyWarnings(dir, trained, config);
+  const seconds = (performance.now() - start) / 1e3;
+  return { dir, config, ...text, warnings, checkpoint, trained, seconds };
+}
+
+/**
+ * Loads the checkpoint in a folder (or one whose files were read already) for answering.
+ *
+ * @throws UserError as `readModelFiles`, and for a device that is not there.
+ */
+export async function loadModel(from: string | ModelFiles, options: LoadOptions = {}): Promise<FusionModel> {
+  const files = typeof from === 'string' ? await readModelFiles(from, options.tokenizer) : from;
+  const start = performance.now();
+  const { dir, config, tokenizer, format, stopIds: ends, warnings } = files;
+  const given = typeof options.device === 'object' ? options.device : undefined;
+  const device = given ?? (await openNamed(options));
+  try {
+    const weights = await loadGrown(device, files, options.onProgress);
+    const programs = new CompiledPrograms(device, config, weights);
+    const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
+    const images = new ImageFeatures(device, config, programs, limit);
+    const dispose = async () => {
+      await programs.dispose();
+      await images.dispose();
+      await device.free(Object.values(weights));
+      if (given === undefined) await device.close();
+    };
+    const loadSeconds = files.seconds + (performance.now() - start) / 1e3;
+    const text = { tokenizer, format, stopIds: ends, warnings };
+    return { dir, config, ...text, device, weights, programs, images, loadSeconds, dispose };
+  } catch (error) {
+    if (given === undefined) await device.close();
+    throw error;
+  }
+}
+
+function openNamed({ device, threads }: LoadOptions): Promise<Device> {
+  const name = typeof device === 'string' ? device : 'cpu';
+  return openDevice(name, { threads: threads ?? availableParallelism() });
+}
+
+async function loadText(
+  dir: string,
+  config: FusionConfig,
+  folder: string,
+): Promise<Pick<FusionModel, 'tokenizer' | 'format' | 'stopIds'>> {
+  const tokenizer = await loadTokenizer(folder);
+  const { conversationFormat } = config;
+  const format =
+    conversationFormat === undefined ? formatFor(config.modelType) : formatNamed(conversationFormat);
+  const eos = await generationEosIds(path.join(dir, 'generation_config.json'), config);
+  return { tokenizer, format, stopIds: new Set([...eos, ...stopIds(format, tokenizer)]) };
+}
+
+async function loadGrown(
+  device: Device,
+  { trained, config, checkpoint }: ModelFiles,
+  onProgress: OnProgress | undefined,
+): Promise<ResidentWeights> {
+  const weights = await loadWeights(device, trained, checkpoint, onProgress);
+  const rows = config.decoder.vocabSize;
+  if (rows === trained.decoder.vocabSize) return weights;
+  return growVocabulary(device, weights, checkpoint, rows);
+}
+
+function vocabularyWarnings(dir: string, trained: FusionConfig, config: FusionConfig): readonly string[] {
+  const [rows, ids] = [trained.decoder.vocabSize, config.decoder.vocabSize];
+  if (rows === ids) return [];
+  return [
+    `${dir}: the tokenizer has ${ids} ids, the checkpoint's vocabulary ${rows} rows; the missing ${ids - rows} start as the mean of the others`,
+  ];
+}

@@ -1,0 +1,262 @@
+/**
+ * A device in a worker thread: the same interface as `localDevice.ts`, with the caller's event loop free while a
+ * program compiles or runs. Programs are lowered here and cross as ONNX bytes; outputs come back without a copy;
+ * resident tensors stay in the worker. Knows nothing of FUSION.
+ */
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Transferable, Worker } from 'node:worker_threads';
+import { InternalError, messageOf, UserError } from '../common/errors.ts';
+import type { DType } from '../graph/dtype.ts';
+import type { Program } from '../graph/program.ts';
+import { toOnnx } from '../onnx/model.ts';
+import type { LocalDeviceOptions } from './localDevice.ts';
+import {
+  type AdamWOptions,
+  type AdamWTensors,
+  type Device,
+  type DeviceName,
+  type Executable,
+  type Feed,
+  type FileRange,
+  type HostTensor,
+  isResident,
+  type ResidentTensor,
+  type RunOptions,
+  type RunResult,
+  type WriteTarget,
+} from './types.ts';
+import type { CallName, Calls, RemoteError, Reply, Request } from './worker.ts';
+
+export interface WorkerRunOptions extends RunOptions {
+  /**
+   * Aborting it before this run has started rejects with the signal's reason, and the run never starts. A run
+   * that has started cannot be interrupted: it ends as if there were no signal.
+   */
+  readonly signal?: AbortSignal;
+  /** Feeds whose memory may move into the worker instead of being copied; their arrays are empty afterwards. */
+  readonly transfer?: readonly string[];
+}
+
+/** A program compiled in the worker. */
+export interface WorkerExecutable extends Executable {
+  run(feeds: Readonly<Record<string, Feed>>, options?: WorkerRunOptions): Promise<RunResult>;
+}
+
+/** One call that waits for its turn or for its answer. */
+interface Pending {
+  readonly request: Request;
+  readonly transfer: readonly Transferable[];
+  readonly resolve: (value: Calls[CallName][1]) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * Calls are performed one after the other, in the order they were made. An open device does not keep the process
+ * alive unless a call is under way.
+ */
+export class WorkerDevice implements Device {
+  readonly name: DeviceName;
+  readonly threads: number;
+  readonly #worker: Worker;
+  readonly #exited: Promise<void>;
+  readonly #waiting: Pending[] = [];
+  #current: Pending | undefined;
+  /** Why calls are refused; undefined while the device is open. */
+  #ended: Error | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: LocalDeviceOptions) {
+    this.name = options.name ?? 'cpu';
+    this.threads = options.threads;
+    this.#worker = new Worker(workerUrl(), { workerData: options, execArgv: [] });
+    this.#worker.on('message', (reply: Reply) => this.#settle(reply));
+    this.#worker.on('error', (error) => this.#fail(this.#stopped(messageOf(error))));
+    this.#exited = new Promise((resolve) => {
+      this.#worker.on('exit', (code) => {
+        this.#fail(this.#stopped(`exit code ${code}`));
+        resolve();
+      });
+    });
+    this.#worker.unref();
+  }
+
+  async load(program: Program): Promise<WorkerExecutable> {
+    const model = toOnnx(program, this.name);
+    const { name, inputs } = program;
+    const owned = model.byteLength === model.buffer.byteLength ? [model.buffer as ArrayBuffer] : [];
+    const session = await this.#call('load', { model, program: { name, inputs } }, owned);
+    let disposed: Promise<undefined> | undefined;
+    return {
+      program,
+      run: async (feeds, options = {}) => this.#run(session, feeds, options),
+      dispose: async () => {
+        // A closed device has released its sessions.
+        if (this.#ended !== undefined) return;
+        disposed ??= this.#call('dispose', session);
+        await disposed;
+      },
+    };
+  }
+
+  async #run(
+    session: number,
+    feeds: Readonly<Record<string, Feed>>,
+    { signal, transfer = [], ...options }: WorkerRunOptions,
+  ): Promise<RunResult> {
+    signal?.throwIfAborted();
+    const moved: Transferable[] = [];
+    const entries = Object.entries(feeds).map(([name, feed]): readonly [string, Feed] => {
+      if (isResident(feed)) return [name, feed];
+      const own = transfer.includes(name) && feed.data.buffer instanceof ArrayBuffer ? feed : copyOf(feed);
+      moved.push(own.data.buffer as ArrayBuffer);
+      return [name, own];
+    });
+    const argument = { session, feeds: Object.fromEntries(entries), options };
+    return this.#call('run', argument, [...new Set(moved)], signal);
+  }
+
+  async upload(tensor: HostTensor): Promise<ResidentTensor> {
+    const copy = copyOf(tensor);
+    return this.#call('upload', copy, [copy.data.buffer as ArrayBuffer]);
+  }
+
+  async readFile(range: FileRange): Promise<ResidentTensor> {
+    return this.#call('readFile', range);
+  }
+
+  async zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor> {
+    return this.#call('zeros', { dtype, shape });
+  }
+
+  async download(tensor: ResidentTensor): Promise<HostTensor> {
+    return this.#call('download', tensor);
+  }
+
+  async copy(from: ResidentTensor, target: WriteTarget): Promise<void> {
+    await this.#call('copy', { from, target });
+  }
+
+  async free(tensors: readonly ResidentTensor[]): Promise<void> {
+    await this.#call('free', tensors);
+  }
+
+  async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
+    return this.#call('norms', tensors);
+  }
+
+  async adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void> {
+    await this.#call('adamW', { tensors, options });
+  }
+
+  /**
+   * Ends the worker: every call that waits or is under way rejects at once, and so does every later one. Resolves
+   * when the thread is gone, which is after the run under way, if there is one.
+   */
+  close(): Promise<void> {
+    if (this.#closing !== undefined) return this.#closing;
+    if (this.#ended === undefined) {
+      this.#worker.ref();
+      this.#worker.postMessage({ call: 'close', argument: undefined } satisfies Request);
+    }
+    this.#fail(new UserError(`${this.name}: the device was closed`));
+    this.#closing = this.#exited;
+    return this.#closing;
+  }
+
+  #call<K extends CallName>(
+    call: K,
+    argument: Calls[K][0],
+    transfer: readonly Transferable[] = [],
+    signal?: AbortSignal,
+  ): Promise<Calls[K][1]> {
+    if (this.#ended !== undefined) return Promise.reject(this.#ended);
+    let withdraw = () => {};
+    const answer = new Promise<Calls[K][1]>((resolve, reject) => {
+      const pending: Pending = {
+        request: { call, argument } as Request,
+        transfer,
+        // The worker answers a call with its own kind of value.
+        resolve: resolve as Pending['resolve'],
+        reject,
+      };
+      withdraw = () => this.#withdraw(pending, signal?.reason);
+      signal?.addEventListener('abort', withdraw);
+      this.#waiting.push(pending);
+      this.#next();
+    });
+    return answer.finally(() => signal?.removeEventListener('abort', withdraw));
+  }
+
+  /** Takes back a call that has not been sent yet. */
+  #withdraw(pending: Pending, reason: unknown): void {
+    const at = this.#waiting.indexOf(pending);
+    if (at < 0) return;
+    this.#waiting.splice(at, 1);
+    pending.reject(reason);
+  }
+
+  #next(): void {
+    if (this.#current !== undefined || this.#ended !== undefined) return;
+    this.#current = this.#waiting.shift();
+    if (this.#current === undefined) {
+      this.#worker.unref();
+      return;
+    }
+    this.#worker.ref();
+    const { request, transfer } = this.#current;
+    try {
+      this.#worker.postMessage(request, transfer);
+    } catch (error) {
+      this.#current.reject(error);
+      this.#current = undefined;
+      this.#next();
+    }
+  }
+
+  #settle(reply: Reply): void {
+    const done = this.#current;
+    this.#current = undefined;
+    if (done !== undefined) {
+      if ('error' in reply) done.reject(rebuildError(reply.error));
+      else done.resolve(reply.value);
+    }
+    this.#next();
+  }
+
+  #stopped(why: string): UserError {
+    return new UserError(`${this.name}: the device's thread stopped unexpectedly: ${why}`);
+  }
+
+  #fail(error: Error): void {
+    if (this.#ended !== undefined) return;
+    this.#ended = error;
+    const all = this.#current === undefined ? this.#waiting : [this.#current, ...this.#waiting];
+    for (const { reject } of all.splice(0)) reject(error);
+    this.#waiting.length = 0;
+    this.#current = undefined;
+  }
+}
+
+/** The worker's file has this file's extension. TypeScript needs a loader, which threads do not inherit. */
+function workerUrl(): URL {
+  const extension = path.extname(fileURLToPath(import.meta.url));
+  const url = new URL(`./worker${extension}`, import.meta.url);
+  if (extension !== '.ts') return url;
+  const [loader, file] = [import.meta.resolve('tsx/esm/api'), url.href].map((x) => JSON.stringify(x));
+  const script = `import { register } from ${loader}; register(); await import(${file});`;
+  return new URL(`data:text/javascript,${encodeURIComponent(script)}`);
+}
+
+/** A copy of exactly the tensor's elements: a view would take the whole of its buffer along. */
+function copyOf(tensor: HostTensor): HostTensor {
+  return { ...tensor, data: tensor.data.slice() };
+}
+
+function rebuildError({ kind, message, stack }: RemoteError): Error {
+  if (kind === 'UserError') return new UserError(message);
+  const error =
+    kind === 'InternalError' ? new InternalError(message.replace(/^internal: /, '')) : new Error(message);
+  if (stack !== undefined) error.stack = stack;
+  return error;
+}

@@ -118,7 +118,8 @@ describe('llama', () => {
     const before = device.live;
     const { worst, capacities } = await compareWithPrefill(model, prepare(messages, hasImage), 20, block);
     expect(worst).toBeLessThan(1e-4);
-    expect(capacities.length).toBe(block === 256 ? 1 : Math.floor(20 / block) + (block === 8 ? 1 : 0));
+    if (block === 256) expect(capacities).toEqual([256]);
+    else expect(capacities.length).toBeGreaterThan(2);
     // The tiles' features stay for the next answer.
     expect(device.live - before).toBeLessThanOrEqual(1);
   });

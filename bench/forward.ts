@@ -1,0 +1,77 @@
+/**
+ * Encode, prefill and loss + gradients against eager PyTorch (float32, CPU) on the three sizes of `shapes.ts`,
+ * with random weights. Prints medians and the ratio PyTorch / ours of neighbouring runs: above 1, ours is
+ * faster. Needs a Python with torch and the folder with the PyTorch model.
+ */
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { alternate, type Command, median } from './peers.ts';
+import { SHAPE_NAMES } from './shapes.ts';
+
+export const FORWARD_USAGE =
+  '[--python python3] [--oracle ../shared/oracle] [--sizes tiny,mid,real-layers] [--modes encode,prefill,gradients] [--runs 7] [--threads 2]';
+
+const HERE = path.dirname(fileURLToPath(import.meta.url));
+
+interface ForwardOptions {
+  readonly python: string;
+  readonly oracle: string;
+  readonly sizes: readonly string[];
+  readonly modes: readonly string[];
+  readonly runs: number;
+  readonly threads: string;
+}
+
+function parse(args: readonly string[]): ForwardOptions {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      python: { type: 'string', default: 'python3' },
+      oracle: { type: 'string', default: path.join(HERE, '../../shared/oracle') },
+      sizes: { type: 'string', default: SHAPE_NAMES.join(',') },
+      modes: { type: 'string', default: 'encode,prefill,gradients' },
+      runs: { type: 'string', default: '7' },
+      threads: { type: 'string', default: '2' },
+    },
+  });
+  return {
+    ...values,
+    sizes: values.sizes.split(','),
+    modes: values.modes.split(','),
+    runs: Number(values.runs),
+  };
+}
+
+function commands(size: string, mode: string, o: ForwardOptions): readonly [Command, Command] {
+  const ours = ['--import', 'tsx', path.join(HERE, 'forwardCase.ts'), size, mode, o.threads];
+  const theirs = [path.join(HERE, 'torchPeer.py'), o.oracle, size, mode, o.threads];
+  return [
+    [process.execPath, ours],
+    [o.python, theirs],
+  ];
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
+
+/** Runs every size and mode asked for and prints a row for each. */
+export async function benchForward(args: readonly string[]): Promise<void> {
+  const options = parse(args);
+  console.log('size         mode       ours       PyTorch    PyTorch/ours  peak ours  peak PyTorch');
+  for (const size of options.sizes) {
+    for (const mode of options.modes) {
+      const [ours, theirs] = await alternate(commands(size, mode, options), options.runs);
+      const ratios = ours.seconds.map((seconds, i) => (theirs.seconds[i] ?? Number.NaN) / seconds);
+      const seconds = (values: readonly number[]) => `${median(values).toFixed(3)} s`.padEnd(11);
+      console.log(
+        size.padEnd(13) +
+          mode.padEnd(11) +
+          seconds(ours.seconds) +
+          seconds(theirs.seconds) +
+          median(ratios).toFixed(2).padEnd(14) +
+          gigabytes(ours.peakBytes).padEnd(11) +
+          gigabytes(theirs.peakBytes),
+      );
+    }
+  }
+}

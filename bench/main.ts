@@ -1,0 +1,16 @@
+/** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
+import { benchForward, FORWARD_USAGE } from './forward.ts';
+
+const BENCHMARKS: Readonly<Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>> = {
+  forward: { usage: FORWARD_USAGE, run: benchForward },
+};
+
+const [name = '', ...args] = process.argv.slice(2);
+const benchmark = BENCHMARKS[name];
+if (benchmark === undefined || args.includes('--help')) {
+  const lines = Object.entries(BENCHMARKS).map(([key, { usage }]) => `  npm run bench -- ${key} ${usage}`);
+  console.log(`benchmarks:\n${lines.join('\n')}`);
+  process.exitCode = benchmark === undefined && name !== '' ? 2 : 0;
+} else {
+  await benchmark.run(args);
+}

@@ -1,0 +1,72 @@
+/**
+ * Two programs that do the same work, timed in turn: ours, theirs, ours, theirs, so that a machine whose speed
+ * drifts slows both. Each is a process that runs once for each line it reads and answers with seconds; when its
+ * input ends it answers with its peak memory in bytes.
+ */
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+
+export interface Measured {
+  readonly seconds: readonly number[];
+  readonly peakBytes: number;
+}
+
+class Peer {
+  readonly #child: ChildProcessWithoutNullStreams;
+  readonly #lines: AsyncIterator<string>;
+  #errors = '';
+
+  constructor(command: string, args: readonly string[]) {
+    this.#child = spawn(command, args);
+    this.#child.stderr.on('data', (chunk: Buffer) => {
+      this.#errors += chunk.toString();
+    });
+    this.#child.on('error', (error) => {
+      this.#errors += error.message;
+    });
+    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
+  }
+
+  async answer(): Promise<string> {
+    const { value, done } = await this.#lines.next();
+    if (done) throw new Error(`the benchmark process ended: ${this.#errors.trim().split('\n').at(-1) ?? ''}`);
+    return value;
+  }
+
+  async run(): Promise<number> {
+    this.#child.stdin.write('\n');
+    return Number(await this.answer());
+  }
+
+  async finish(): Promise<number> {
+    this.#child.stdin.end();
+    const peak = Number(await this.answer());
+    if (this.#child.exitCode === null) await once(this.#child, 'exit');
+    return peak;
+  }
+}
+
+export type Command = readonly [command: string, args: readonly string[]];
+
+/** Times two commands `runs` times each, alternating, after each has run once to warm up. */
+export async function alternate(commands: readonly [Command, Command], runs: number): Promise<[Measured, Measured]> {
+  const peers = commands.map(([command, args]) => new Peer(command, args)) as [Peer, Peer];
+  for (const peer of peers) await peer.answer();
+  const seconds: [number[], number[]] = [[], []];
+  for (let i = 0; i < runs; i++) {
+    for (const side of [0, 1] as const) seconds[side].push(await peers[side].run());
+  }
+  const peaks = [await peers[0].finish(), await peers[1].finish()] as const;
+  return [
+    { seconds: seconds[0], peakBytes: peaks[0] },
+    { seconds: seconds[1], peakBytes: peaks[1] },
+  ];
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const upper = sorted[middle] ?? Number.NaN;
+  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2;
+}

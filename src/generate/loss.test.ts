@@ -1,0 +1,103 @@
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { copyCheckpoint, GOLDEN } from '../../test/support/checkpoints.ts';
+import { CountingDevice } from '../../test/support/countingDevice.ts';
+import { UserError } from '../common/errors.ts';
+import { encodePrompt } from '../data/conversation.ts';
+import { readImage } from '../data/imageFile.ts';
+import { DecodeSession } from './decodeSession.ts';
+import { forward, type Sample } from './loss.ts';
+import { type FusionModel, loadModel } from './model.ts';
+import { pictureOf } from './picture.ts';
+import { logProbabilities } from './sampling.ts';
+
+const checkpoint = copyCheckpoint();
+const device = new CountingDevice();
+const image = join(GOLDEN, 'images/baseline.jpg');
+let model: FusionModel;
+beforeAll(async () => {
+  model = await loadModel(checkpoint.dir, { device });
+});
+afterAll(async () => {
+  await model.dispose();
+  checkpoint.remove();
+  expect(device.live).toBe(0);
+});
+
+const sample: Sample = {
+  messages: [
+    { role: 'user', text: 'What is this?' },
+    { role: 'assistant', text: 'A small cat.' },
+  ],
+  image,
+};
+
+test('the cross-entropy is that of generating the answer token by token', async () => {
+  const { crossEntropy, loss, textLoss, visionLoss, length } = await forward(model, sample);
+  const messages = [{ role: 'user', text: '<image>\nWhat is this?' }] as const;
+  const prompt = encodePrompt(model.tokenizer, model.format, messages, { hasImage: true });
+  const picture = pictureOf(await readImage(image), model.config.vision);
+  const held = await model.images.tiles(picture);
+  const imageTokens = await model.images.whole(picture, prompt.instructs);
+  const session = new DecodeSession(model, prompt, { tiles: held.features, imageTokens }, 4);
+  const answer = [...model.tokenizer.encode('A small cat.'), model.tokenizer.tokenId('<|eot_id|>')!];
+  let logits = await session.prefill();
+  let sum = 0;
+  for (const id of answer) {
+    sum -= logProbabilities(logits, [id])[0]!.logProbability;
+    logits = await session.append(id);
+  }
+  expect(crossEntropy).toBeCloseTo(sum / answer.length, 4);
+  expect(length).toBe(session.length);
+  expect(loss).toBeCloseTo(crossEntropy + 0.1 * (textLoss + visionLoss), 5);
+  expect(textLoss).toBeGreaterThan(0);
+  expect(visionLoss).toBeGreaterThan(0);
+  await session.free();
+  await device.free([imageTokens]);
+  await held.release();
+});
+
+test('gradients are slopes of the loss', async () => {
+  const name = 'model.norm.weight';
+  const { gradients, loss } = await forward(model, sample, { gradients: [name] });
+  const slope = gradients[name]!;
+  expect(slope.shape).toEqual([64]);
+  const square = Array.from(slope.data as Float32Array).reduce((sum, g) => sum + g * g, 0);
+  const weights = await device.download(model.weights[name]!);
+  const step = 1e-2;
+  const moved = (weights.data as Float32Array).map((w, i) => w - step * Number(slope.data[i]));
+  const tensor = await device.upload({ ...weights, data: moved });
+  await device.copy(tensor, { to: model.weights[name]!, axis: 0, offset: 0 });
+  const after = await forward(model, sample);
+  expect((loss - after.loss) / (step * square)).toBeCloseTo(1, 1);
+  const back = await device.upload(weights);
+  await device.copy(back, { to: model.weights[name]!, axis: 0, offset: 0 });
+  await device.free([tensor, back]);
+});
+
+test('a text sample has no text loss; a marker of its own is kept', async () => {
+  const { textLoss, crossEntropy } = await forward(model, { messages: sample.messages });
+  expect(textLoss).toBe(0);
+  expect(crossEntropy).toBeGreaterThan(0);
+  const [question, answer] = sample.messages;
+  const marked = { ...sample, messages: [{ ...question!, text: 'What <image>is this?' }, answer!] };
+  const plain = await forward(model, sample);
+  expect((await forward(model, marked)).loss).toBe(plain.loss);
+});
+
+test.each([
+  ['no answer', { messages: sample.messages.slice(0, 1) }, {}, /an answer to learn from/],
+  ['no such weight', sample, { gradients: ['model.nonsense'] }, /got model.nonsense/],
+  ['no square', sample, { queryLength: 3 }, /perfect square/],
+  ['no image', { ...sample, image: 'nope.png' }, {}, /nope.png/],
+  [
+    'a marker without an image',
+    { messages: [{ role: 'user', text: '<image>' } as const, sample.messages[1]!] },
+    {},
+    /<image>/,
+  ],
+])('%s is refused', async (_, bad: Sample, options, message) => {
+  const error = await forward(model, bad, options).catch((e: unknown) => e);
+  expect(error).toBeInstanceOf(UserError);
+  expect((error as UserError).message).toMatch(message);
+});

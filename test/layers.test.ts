@@ -18,7 +18,9 @@ const LAYERS: readonly (readonly string[])[] = [
   ['common'],
 ];
 
-const levelOf = new Map(LAYERS.flatMap((folders, level) => folders.map((folder) => [folder, level] as const)));
+const levelOf = new Map(
+  LAYERS.flatMap((folders, level) => folders.map((folder) => [folder, level] as const)),
+);
 
 interface Import {
   readonly from: string;
@@ -48,7 +50,9 @@ function crossings(): readonly Import[] {
 }
 
 it('knows the layer of every folder', () => {
-  const folders = new Set(files.filter((file) => file.includes(path.sep)).map((file) => file.split(path.sep)[0]));
+  const folders = new Set(
+    files.filter((file) => file.includes(path.sep)).map((file) => file.split(path.sep)[0]),
+  );
   expect([...folders].filter((folder) => !levelOf.has(folder ?? ''))).toEqual([]);
   expect(crossings().length).toBeGreaterThan(20);
 });

@@ -11,9 +11,14 @@ import { scalar, type Tensor } from './tensor.ts';
 type Operand = Tensor | number;
 
 function operands(a: Operand, b: Operand): readonly [Tensor, Tensor] {
-  if (typeof a !== 'number') return [a, typeof b === 'number' ? scalar(b, a.dtype) : b];
+  if (typeof a !== 'number') return [a, typeof b === 'number' ? scalarOf(b, a.dtype) : b];
   if (typeof b === 'number') throw new Error('arithmetic needs at least one tensor');
-  return [scalar(a, b.dtype), b];
+  return [scalarOf(a, b.dtype), b];
+}
+
+/** A scalar of any dtype; f16 has no typed array here, so it is cast. */
+function scalarOf(value: number, dtype: DType): Tensor {
+  return dtype === 'f16' ? cast(scalar(value), 'f16') : scalar(value, dtype);
 }
 
 export const add = (a: Operand, b: Operand): Tensor => apply('add', operands(a, b), {});
@@ -51,9 +56,9 @@ export const withGradient = (y: Tensor, inputs: readonly Tensor[], rule: Gradien
 
 /** `[0, 1, …, length − 1]` as i32. */
 export const iota = (length: Dim): Tensor => apply('iota', [], { length });
-/** The size of a dimension as an f32 scalar, also where it is known only at run time. */
-export const dimValue = (dim: Dim): Tensor =>
-  typeof dim === 'number' ? scalar(dim) : apply('dimValue', [], { dim });
+/** The size of a dimension as a scalar (f32 unless told), also where it is known only at run time. */
+export const dimValue = (dim: Dim, dtype: DType = 'f32'): Tensor =>
+  typeof dim === 'number' ? scalarOf(dim, dtype) : apply('dimValue', [], { dim, dtype });
 /** A tensor with one value everywhere. */
 export const fill = (value: number, shape: Shape, dtype: DType = 'f32'): Tensor =>
   apply('fill', [], { value, shape, dtype });

@@ -149,5 +149,5 @@ export function cosineSimilarity(a: Tensor, b: Tensor): Tensor {
 export function crossEntropy(logits: Tensor, targets: Tensor): Tensor {
   const rows = dimOf(logits, 0);
   const likelihood = gatherElements(logSoftmax(logits), reshape(targets, [rows, 1]), -1);
-  return divide(negate(sum(likelihood)), maximum(dimValue(rows), 1));
+  return divide(negate(sum(likelihood)), maximum(dimValue(rows, logits.dtype), 1));
 }

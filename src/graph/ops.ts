@@ -27,7 +27,7 @@ export interface OpAttributes {
   input: { readonly name: string };
   constant: { readonly values: TypedArray };
   iota: { readonly length: Dim };
-  dimValue: { readonly dim: Dim };
+  dimValue: { readonly dim: Dim; readonly dtype: DType };
   fill: { readonly value: number; readonly shape: Shape; readonly dtype: DType };
   // Elementwise, with NumPy's broadcasting
   add: None;

@@ -118,6 +118,10 @@ export class LocalDevice implements Device {
     for (const spec of program.inputs) {
       checkSizes(spec, values[spec.name]?.dims ?? [], letters, program.name);
     }
+    const unknown = [...Object.keys(options.write ?? {}), ...(options.keep ?? [])].find(
+      (name) => !session.outputNames.includes(name),
+    );
+    if (unknown !== undefined) throw new Error(`${program.name}: there is no output ${unknown}`);
     return this.#collect(await session.run(values), options);
   }
 

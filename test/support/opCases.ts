@@ -146,7 +146,7 @@ export const OP_CASES: { readonly [N in OpName]: readonly OpCase[] } = {
     ...scaled(() => f.iota(0), 0),
     ...scaled(() => f.iota(1), 1),
   ],
-  dimValue: scaled(() => apply('dimValue', [], { dim: 5 }), 2),
+  dimValue: scaled(() => apply('dimValue', [], { dtype: 'f32', dim: 5 }), 2),
   fill: [
     ...scaled(() => f.fill(2.5, [2, 3]), 2, 3),
     ...of(() => f.fill(-4, [2], 'i64'), []),

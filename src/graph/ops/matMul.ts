@@ -5,6 +5,7 @@ import type { Lowering } from '../lowering.ts';
 import type { OpTable } from '../ops.ts';
 import { describe, type Tensor } from '../tensor.ts';
 import { type Inferred, operand, requireFloat, requireSameType } from './rules.ts';
+import { floatConstant } from './source.ts';
 
 type MatMul = Tensor<'matMul'>;
 
@@ -53,7 +54,7 @@ function lowerMatMul(context: Lowering, [a = '', b = '']: readonly string[], nod
   const product = context.emit('MatMul', [left, right]);
   return scale === 1
     ? product
-    : context.emit('Mul', [product, context.constant(Float32Array.of(scale), 'f32', [])]);
+    : context.emit('Mul', [product, floatConstant(context, scale, node.dtype)]);
 }
 
 const rowsOf = (x: Tensor): Shape => [-1, dimOf(x, -1)];

@@ -20,6 +20,7 @@ import type { Lowering } from '../lowering.ts';
 import type { OpTable } from '../ops.ts';
 import { describe, type Tensor } from '../tensor.ts';
 import { likeOperand, operand, requireFloat, requireVector } from './rules.ts';
+import { floatConstant } from './source.ts';
 
 /** Which further output of the ONNX operator is the inverse deviation. */
 const INVERSE_DEVIATION = { layerNorm: 2, rmsNorm: 1 } as const;
@@ -97,7 +98,7 @@ function lowerPlainRmsNorm(
   const power = context.emit('ReduceMean', [context.emit('Mul', [x, x]), axes], {
     attributes: { keepdims: 1 },
   });
-  const epsilon = context.constant(Float32Array.of(node.attributes.epsilon), 'f32', []);
+  const epsilon = floatConstant(context, node.attributes.epsilon, node.dtype);
   const inverse = context.emit('Reciprocal', [context.emit('Sqrt', [context.emit('Add', [power, epsilon])])]);
   if (wanted) context.setExtra(node, INVERSE_DEVIATION.rmsNorm, inverse);
   return context.emit('Mul', [context.emit('Mul', [x, inverse]), weight]);
@@ -147,6 +148,8 @@ export const normalizationOps: Pick<
     },
     lower: (context, _inputs, node) =>
       context.getExtra(operand(node.inputs, 0, 'extraOutput'), node.attributes.index),
-    gradient: 'none',
+    gradient: () => {
+      throw new Error('extraOutput: second derivatives through a norm are not supported');
+    },
   },
 };

@@ -1,13 +1,20 @@
 /** Tensors that come from nowhere: inputs, constants, counters. */
-import type { TypedArray } from '../dtype.ts';
-import { DTYPES, isFloat } from '../dtype.ts';
+import { type DType, DTYPES, isFloat, type TypedArray } from '../dtype.ts';
+import type { Lowering } from '../lowering.ts';
 import type { OpTable } from '../ops.ts';
 
 /** One value as a typed array of a dtype. */
-export function oneValue(value: number, dtype: keyof typeof DTYPES): TypedArray {
+export function oneValue(value: number, dtype: DType): TypedArray {
   if (dtype === 'i64') return BigInt64Array.of(BigInt(value));
   if (dtype === 'f16') throw new Error('fill: f16 is cast from f32');
   return DTYPES[dtype].array.of(value);
+}
+
+/** The name of a scalar constant of a float type. */
+export function floatConstant(context: Lowering, value: number, dtype: DType): string {
+  if (dtype !== 'f16') return context.constant(oneValue(value, dtype), dtype, []);
+  const wide = context.constant(Float32Array.of(value), 'f32', []);
+  return context.emit('Cast', [wide], { attributes: { to: DTYPES.f16.onnx } });
 }
 
 export const sourceOps: Pick<OpTable, 'input' | 'constant' | 'iota' | 'dimValue' | 'fill'> = {
@@ -37,10 +44,10 @@ export const sourceOps: Pick<OpTable, 'input' | 'constant' | 'iota' | 'dimValue'
     gradient: 'none',
   },
   dimValue: {
-    infer: () => ({ shape: [], dtype: 'f32' }),
+    infer: (_inputs, { dtype }) => ({ shape: [], dtype }),
     lower: (context, _inputs, node) => {
       const squeezed = context.emit('Squeeze', [context.shapeVector([node.attributes.dim])]);
-      return context.emit('Cast', [squeezed], { attributes: { to: DTYPES.f32.onnx } });
+      return context.emit('Cast', [squeezed], { attributes: { to: DTYPES[node.dtype].onnx } });
     },
     gradient: 'none',
   },

@@ -1,7 +1,9 @@
 /** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
 import { benchForward, FORWARD_USAGE } from './forward.ts';
 
-const BENCHMARKS: Readonly<Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>> = {
+const BENCHMARKS: Readonly<
+  Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>
+> = {
   forward: { usage: FORWARD_USAGE, run: benchForward },
 };
 

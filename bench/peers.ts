@@ -50,7 +50,10 @@ class Peer {
 export type Command = readonly [command: string, args: readonly string[]];
 
 /** Times two commands `runs` times each, alternating, after each has run once to warm up. */
-export async function alternate(commands: readonly [Command, Command], runs: number): Promise<[Measured, Measured]> {
+export async function alternate(
+  commands: readonly [Command, Command],
+  runs: number,
+): Promise<[Measured, Measured]> {
   const peers = commands.map(([command, args]) => new Peer(command, args)) as [Peer, Peer];
   for (const peer of peers) await peer.answer();
   const seconds: [number[], number[]] = [[], []];

@@ -86,11 +86,9 @@ async function contents({ tensors }: Checkpoint) {
 
 /** What answering takes, without the working memory of a run. */
 async function memory(config: FusionConfig) {
-  const { expectedTensors } = await import('../model/weights.ts');
   const { cacheBytesPerPosition } = await import('../generate/kvCache.ts');
-  const { contextLength } = await import('../generate/limits.ts');
-  const shapes = [...expectedTensors(config).values()];
-  const weights = 4 * shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  const { contextLength, weightBytes } = await import('../generate/limits.ts');
+  const weights = weightBytes(config);
   const position = cacheBytesPerPosition(config.decoder);
   const context = Math.min(contextLength(config), USUAL_CONTEXT);
   const image = 4 * 4 * config.vision.patches * config.decoder.hiddenSize;

@@ -40,7 +40,7 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
     )
-    .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', integer)
+    .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
     .option('-q, --quiet', 'no progress, no warnings');
 }
 
@@ -96,6 +96,11 @@ export function answerOptions(flags: AnswerFlags): AnswerOptions {
 function integer(text: string): number {
   if (/^[+-]?\d+$/.test(text) && Number.isSafeInteger(Number(text))) return Number(text);
   throw new InvalidArgumentError('Expected an integer.');
+}
+
+function positive(text: string): number {
+  if (integer(text) >= 1) return Number(text);
+  throw new InvalidArgumentError('Expected an integer from 1.');
 }
 
 function decimal(text: string): number {

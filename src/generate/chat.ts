@@ -4,7 +4,6 @@
  */
 import { UserError } from '../common/errors.ts';
 import { escapeMarkers, type Message } from '../data/conversation.ts';
-import type { RgbImage } from '../data/image.ts';
 import {
   type Answer,
   type AnswerEvent,
@@ -14,7 +13,7 @@ import {
   streamAnswer,
 } from './answer.ts';
 import type { FusionModel } from './model.ts';
-import { type ImageOptions, type ImageSource, openImage, pictureOf } from './picture.ts';
+import { type ImageOptions, type ImageSource, openImage, type Picture, pictureOf } from './picture.ts';
 
 /** A question, alone or with an image. */
 export interface Question extends ImageOptions {
@@ -89,7 +88,7 @@ interface Turn extends Message {
 export class Chat {
   readonly #model: FusionModel;
   #turns: Turn[] = [];
-  #image: RgbImage | undefined;
+  #picture: Picture | undefined;
 
   constructor(model: FusionModel) {
     this.#model = model;
@@ -102,7 +101,7 @@ export class Chat {
 
   /** Whether an image belongs to the conversation, asked about or not. */
   get hasImage(): boolean {
-    return this.#image !== undefined;
+    return this.#picture !== undefined;
   }
 
   /**
@@ -117,22 +116,22 @@ export class Chat {
         'image: expected one a conversation, got a second; clear the conversation to begin with another',
       );
     }
-    this.#image = await openImage(source, options);
+    this.#picture = pictureOf(await openImage(source, options), this.#model.config.vision);
   }
 
   /** Forgets turns and image. */
   clear(): void {
     this.#turns = [];
-    this.#image = undefined;
+    this.#picture = undefined;
   }
 
   /** Asks and streams the answer; when the `done` event comes, both turns belong to the conversation. */
   async *stream(text: string, options: AnswerOptions = {}): AsyncGenerator<AnswerEvent, void, undefined> {
     checkQuestion(text);
     const shown = this.#turns.some(({ showsImage }) => showsImage);
-    const asked: Turn = { role: 'user', text, showsImage: this.#image !== undefined && !shown };
+    const asked: Turn = { role: 'user', text, showsImage: this.#picture !== undefined && !shown };
     const turns = [...this.#turns, asked];
-    const picture = this.#image && pictureOf(this.#image, this.#model.config.vision);
+    const picture = this.#picture;
     for await (const event of streamAnswer(
       this.#model,
       { messages: turns.map(messageOf), picture },

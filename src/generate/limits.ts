@@ -3,6 +3,7 @@
  */
 import { UserError } from '../common/errors.ts';
 import type { FusionConfig } from '../model/config.ts';
+import { expectedTensors } from '../model/weights.ts';
 
 /** Tokens an answer may take where nobody says: this, or what the context leaves. */
 export const DEFAULT_MAX_TOKENS = 1024;
@@ -61,4 +62,10 @@ export function checkContext(config: FusionConfig, prompt: number, wanted: numbe
   throw new UserError(
     `prompt and answer: expected at most ${context} tokens (the model's context), got ${prompt + answer}: ${prompt} of the prompt and ${answer} of the answer; ${advice}`,
   );
+}
+
+/** Bytes of all weights in f32. */
+export function weightBytes(config: FusionConfig): number {
+  const sizes = [...expectedTensors(config).values()].map((shape) => shape.reduce((a, b) => a * b, 1));
+  return sizes.reduce((a, b) => a + b, 0) * Float32Array.BYTES_PER_ELEMENT;
 }

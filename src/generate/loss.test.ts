@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { copyCheckpoint, GOLDEN } from '../../test/support/checkpoints.ts';
 import { CountingDevice } from '../../test/support/countingDevice.ts';
 import { UserError } from '../common/errors.ts';
-import { encodePrompt } from '../data/conversation.ts';
+import { encodePrompt, type Message } from '../data/conversation.ts';
 import { readImage } from '../data/imageFile.ts';
 import { DecodeSession } from './decodeSession.ts';
 import { forward, type Sample } from './loss.ts';
@@ -32,29 +32,55 @@ const sample: Sample = {
   image,
 };
 
-test('the cross-entropy is that of generating the answer token by token', async () => {
-  const { crossEntropy, loss, textLoss, visionLoss, length } = await forward(model, sample);
-  const messages = [{ role: 'user', text: '<image>\nWhat is this?' }] as const;
-  const prompt = encodePrompt(model.tokenizer, model.format, messages, { hasImage: true });
+/** Mean negative log-probability of the answers when each is generated after the turns before it. */
+async function generatedCrossEntropy(
+  messages: readonly Message[],
+): Promise<{ mean: number; length: number }> {
+  const asked = messages.slice(0, -1).map((message, i) => {
+    return i === 0 ? { ...message, text: `<image>\n${message.text}` } : message;
+  });
+  const prompt = encodePrompt(model.tokenizer, model.format, asked, { hasImage: true });
   const picture = pictureOf(await readImage(image), model.config.vision);
   const held = await model.images.tiles(picture);
   const imageTokens = await model.images.whole(picture, prompt.instructs);
-  const session = new DecodeSession(model, prompt, { tiles: held.features, imageTokens }, 4);
-  const answer = [...model.tokenizer.encode('A small cat.'), model.tokenizer.tokenId('<|eot_id|>')!];
-  let logits = await session.prefill();
-  let sum = 0;
-  for (const id of answer) {
-    sum -= logProbabilities(logits, [id])[0]!.logProbability;
-    logits = await session.append(id);
+  const answers = messages.filter(({ role }) => role === 'assistant');
+  let [sum, count, length] = [0, 0, 0];
+  for (const [turn, { text }] of answers.entries()) {
+    const inputIds = prompt.inputIds.slice(0, prompt.endsOfQuestion[turn]! + 1);
+    const start = { inputIds, endsOfQuestion: prompt.endsOfQuestion.slice(0, turn + 1) };
+    const session = new DecodeSession(model, start, { tiles: held.features, imageTokens }, 4);
+    let logits = await session.prefill();
+    for (const id of [...model.tokenizer.encode(text), model.tokenizer.tokenId('<|eot_id|>')!]) {
+      sum -= logProbabilities(logits, [id])[0]!.logProbability;
+      count += 1;
+      logits = await session.append(id);
+    }
+    length = session.length;
+    await session.free();
   }
-  expect(crossEntropy).toBeCloseTo(sum / answer.length, 4);
-  expect(length).toBe(session.length);
+  await device.free([imageTokens]);
+  await held.release();
+  return { mean: sum / count, length };
+}
+
+test.each([
+  ['one turn', sample.messages],
+  [
+    'two turns',
+    [
+      ...sample.messages,
+      { role: 'user', text: 'And its colour?' } as const,
+      { role: 'assistant', text: 'Black and white.' } as const,
+    ],
+  ],
+])('the cross-entropy is that of generating the answers token by token: %s', async (_, messages) => {
+  const { crossEntropy, loss, textLoss, visionLoss, length } = await forward(model, { messages, image });
+  const generated = await generatedCrossEntropy(messages);
+  expect(crossEntropy).toBeCloseTo(generated.mean, 4);
+  expect(length).toBe(generated.length);
   expect(loss).toBeCloseTo(crossEntropy + 0.1 * (textLoss + visionLoss), 5);
   expect(textLoss).toBeGreaterThan(0);
   expect(visionLoss).toBeGreaterThan(0);
-  await session.free();
-  await device.free([imageTokens]);
-  await held.release();
 });
 
 test('gradients are slopes of the loss', async () => {

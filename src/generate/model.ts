@@ -3,7 +3,7 @@
  * device. Cheap checks come before the weights, so that a wrong folder is told at once. Knows nothing of
  * questions.
  */
-import { availableParallelism } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 import path from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
 import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
@@ -17,6 +17,7 @@ import type { Device, DeviceName } from '../runtime/types.ts';
 import { CompiledPrograms } from './compiled.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
+import { weightBytes } from './limits.ts';
 import { growVocabulary, withVocabulary } from './vocabulary.ts';
 
 export interface LoadOptions {
@@ -78,7 +79,7 @@ export async function readModelFiles(dir: string, tokenizer = dir): Promise<Mode
   validateTensors(trained, checkpoint);
   const text = await loadText(dir, trained, tokenizer);
   const config = withVocabulary(trained, text.tokenizer.vocabularySize);
-  const warnings = vocabularyWarnings(dir, trained, config);
+  const warnings = [...vocabularyWarnings(dir, trained, config), ...memoryWarnings(dir, config, totalmem())];
   const seconds = (performance.now() - start) / 1e3;
   return { dir, config, ...text, warnings, checkpoint, trained, seconds };
 }
@@ -149,4 +150,12 @@ function vocabularyWarnings(dir: string, trained: FusionConfig, config: FusionCo
   return [
     `${dir}: the tokenizer has ${ids} ids, the checkpoint's vocabulary ${rows} rows; the missing ${ids - rows} start as the mean of the others`,
   ];
+}
+
+/** Whether the weights alone are more than the machine's memory (in bytes). */
+export function memoryWarnings(dir: string, config: FusionConfig, memory: number): readonly string[] {
+  const needed = weightBytes(config);
+  if (needed <= memory) return [];
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  return [`${dir}: the weights take ${gigabytes(needed)} in f32, this machine has ${gigabytes(memory)}`];
 }

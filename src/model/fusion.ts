@@ -229,7 +229,11 @@ export function forward(
   const [size, side] = [dimOf(pixels, 0), config.vision.imageSize];
   const tilePixels = reshape(slice(pixels, 1, 0, 4), [-1, 3, side, side]);
   const wholePixels = reshape(slice(pixels, 1, 4, 1), [size, 3, side, side]);
-  const tiles = poolTiles(joinTiles(encodeTiles(p, tilePixels, config), size, config.vision.patches), config, queryLength);
+  const tiles = poolTiles(
+    joinTiles(encodeTiles(p, tilePixels, config), size, config.vision.patches),
+    config,
+    queryLength,
+  );
   const whole = encodeWhole(p, wholePixels, batch.instructs, config);
   const imageTokens = resizeImageTokens(whole.image, config);
   const x = embedSequence(p, imageTokens, tiles.latents, indices, config);

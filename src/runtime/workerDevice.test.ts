@@ -60,7 +60,9 @@ describe('WorkerDevice runs', () => {
     const again = await executable.run({ a: cache, b: identity });
     expect(again.outputs.y).toEqual(f32([3, 2], 0, 0, 2, 4, 6, 8));
     await device.free([weight]);
-    expect((await failureOf(device.download(weight))).message).toMatch(/internal: resident tensor \d+ was freed/);
+    expect((await failureOf(device.download(weight))).message).toMatch(
+      /internal: resident tensor \d+ was freed/,
+    );
   });
 
   it('moves the feeds that may be moved', async () => {
@@ -138,12 +140,16 @@ describe('WorkerDevice runs', () => {
 describe('WorkerDevice errors', () => {
   it('tells of wrong feeds and programs, and goes on', async () => {
     const executable = await device.load(product);
-    expect((await failureOf(executable.run({ a: identity }))).message).toBe('product: no value for the input b');
+    expect((await failureOf(executable.run({ a: identity }))).message).toBe(
+      'product: no value for the input b',
+    );
     const wrong = await failureOf(executable.run({ a: f32([1, 3], 1, 2, 3), b: identity }));
     expect(wrong.message).toMatch(/product: a is \[1, 3\], expected \[B, 2\]/);
     await executable.dispose();
     await executable.dispose();
-    expect((await failureOf(executable.run({ a: identity, b: identity }))).message).toMatch(/internal: session/);
+    expect((await failureOf(executable.run({ a: identity, b: identity }))).message).toMatch(
+      /internal: session/,
+    );
     expect((await device.zeros('f32', [1])).shape).toEqual([1]);
   });
 

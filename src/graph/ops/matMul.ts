@@ -52,9 +52,7 @@ function lowerMatMul(context: Lowering, [a = '', b = '']: readonly string[], nod
   const left = transposeA ? transposed(context, a, operand(node.inputs, 0, 'matMul').shape.length) : a;
   const right = transposeB ? transposed(context, b, operand(node.inputs, 1, 'matMul').shape.length) : b;
   const product = context.emit('MatMul', [left, right]);
-  return scale === 1
-    ? product
-    : context.emit('Mul', [product, floatConstant(context, scale, node.dtype)]);
+  return scale === 1 ? product : context.emit('Mul', [product, floatConstant(context, scale, node.dtype)]);
 }
 
 const rowsOf = (x: Tensor): Shape => [-1, dimOf(x, -1)];

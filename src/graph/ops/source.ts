@@ -1,5 +1,5 @@
 /** Tensors that come from nowhere: inputs, constants, counters. */
-import { type DType, DTYPES, isFloat, type TypedArray } from '../dtype.ts';
+import { DTYPES, type DType, isFloat, type TypedArray } from '../dtype.ts';
 import type { Lowering } from '../lowering.ts';
 import type { OpTable } from '../ops.ts';
 

@@ -3,17 +3,16 @@
  * context are pooled. Source: paper sections 3.1–3.2; config keys `mm_projector_type`, `image_tokens_side`.
  */
 import { constant, type Dim, dimOf, gelu, matMul, reshape, type Tensor } from '../graph/index.ts';
-import { linear, maxOverRows } from '../graph/nn.ts';
+import { maxOverRows } from '../graph/nn.ts';
 import type { FusionConfig } from './config.ts';
 import type { Parameters } from './parameters.ts';
 
 /** `mm_projector` or `aux_projector`: Linears with erf-GELU between them. x: [..., in] → [..., out]. */
 export function projector(p: Parameters, x: Tensor, { projectorType }: FusionConfig): Tensor {
-  if (projectorType.kind === 'linear') return linear(x, p.get('weight'), p.get('bias'));
+  if (projectorType.kind === 'linear') return p.linear('', x);
   let y = x;
   for (let i = 0; i < projectorType.depth; i++) {
-    const input = i === 0 ? y : gelu(y, 'none');
-    y = linear(input, p.get(`${2 * i}.weight`), p.get(`${2 * i}.bias`));
+    y = p.linear(`${2 * i}`, i === 0 ? y : gelu(y, 'none'));
   }
   return y;
 }

@@ -16,7 +16,7 @@ import {
   split,
   type Tensor,
 } from '../graph/index.ts';
-import { attention, causalBias, linear, mergeHeads, splitHeads } from '../graph/nn.ts';
+import { attention, causalBias, mergeHeads, splitHeads } from '../graph/nn.ts';
 import type { DecoderConfig } from './config.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -52,7 +52,7 @@ export function decoderLayer(
   const normed = rmsNorm(x, p.get('input_layernorm.weight'), c.rmsNormEps);
   const { q, kv } = queryKeysValues(p.in('self_attn'), normed, tables, c);
   const attended = mergeHeads(attend(q, kv, c.headSize ** -0.5));
-  const h = add(x, linear(attended, p.get('self_attn.o_proj.weight')));
+  const h = add(x, p.linear('self_attn.o_proj', attended));
   const inner = rmsNorm(h, p.get('post_attention_layernorm.weight'), c.rmsNormEps);
   return { hiddenStates: add(h, swiGlu(p.in('mlp'), inner, c)), kv };
 }
@@ -66,8 +66,8 @@ function queryKeysValues(
   const [own, shared] = [c.heads * c.headSize, c.kvHeads * c.headSize];
   const [q, k, v] =
     c.kind === 'phi3'
-      ? split(linear(x, p.get('qkv_proj.weight')), -1, [own, shared, shared])
-      : ['q_proj', 'k_proj', 'v_proj'].map((name) => linear(x, p.get(`${name}.weight`)));
+      ? split(p.linear('qkv_proj', x), -1, [own, shared, shared])
+      : ['q_proj', 'k_proj', 'v_proj'].map((name) => p.linear(name, x));
   const turned = (y: Tensor, heads: number) => rotary(splitHeads(y, heads), cos, sin);
   return {
     q: turned(q as Tensor, c.heads),
@@ -79,9 +79,9 @@ function queryKeysValues(
 function swiGlu(p: Parameters, x: Tensor, c: DecoderConfig): Tensor {
   const [gate, up] =
     c.kind === 'phi3'
-      ? split(linear(x, p.get('gate_up_proj.weight')), -1, [c.intermediateSize, c.intermediateSize])
-      : ['gate_proj', 'up_proj'].map((name) => linear(x, p.get(`${name}.weight`)));
-  return linear(multiply(silu(gate as Tensor), up as Tensor), p.get('down_proj.weight'));
+      ? split(p.linear('gate_up_proj', x), -1, [c.intermediateSize, c.intermediateSize])
+      : ['gate_proj', 'up_proj'].map((name) => p.linear(name, x));
+  return p.linear('down_proj', multiply(silu(gate as Tensor), up as Tensor));
 }
 
 /**

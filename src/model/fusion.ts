@@ -16,7 +16,6 @@ import {
   equal,
   fill,
   gather,
-  matMul,
   maximum,
   multiply,
   reshape,
@@ -184,8 +183,7 @@ function interact(
 export function logitsAt(p: Parameters, x: Tensor, positions: Tensor, { decoder }: FusionConfig): Tensor {
   const rows = gather(reshape(x, [-1, decoder.hiddenSize]), positions);
   const normed = rmsNorm(rows, p.get('model.norm.weight'), decoder.rmsNormEps);
-  const head = p.get(decoder.tiedEmbeddings ? 'model.embed_tokens.weight' : 'lm_head.weight');
-  return matMul(normed, head, { transposeB: true });
+  return p.linear(decoder.tiedEmbeddings ? 'model.embed_tokens' : 'lm_head', normed);
 }
 
 /** A batch for training or checking, as graph inputs. */

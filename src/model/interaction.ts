@@ -4,7 +4,7 @@
  * Shapes: L latents over all questions of the batch, R = B·q windows, w² cells in each, D width.
  */
 import { add, concat, dimOf, gather, gelu, layerNorm, reshape, type Tensor } from '../graph/index.ts';
-import { attention, linear, splitHeads } from '../graph/nn.ts';
+import { attention, splitHeads } from '../graph/nn.ts';
 import type { InteractionConfig } from './config.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -24,8 +24,8 @@ export interface InteractionInputs {
 /** The new hidden states of the latents: [L, D]. */
 export function interactionLayer(p: Parameters, inputs: InteractionInputs, c: InteractionConfig): Tensor {
   const { latents, questions, windows, windowIndex } = inputs;
-  const u = linear(concat([questions, latents], -1), p.get('proj_in.weight'));
-  const context = linear(windows, p.get('proj_context.weight'));
+  const u = p.linear('proj_in', concat([questions, latents], -1));
+  const context = p.linear('proj_context', windows);
   const cross = p.in('cross_attn');
   // A question's windows are the image's own: keys and values are made once and shared by its questions.
   const q = splitHeads(asRows(project(cross, 'q_proj', u)), c.heads);
@@ -33,18 +33,15 @@ export function interactionLayer(p: Parameters, inputs: InteractionInputs, c: In
     splitHeads(gather(project(cross, name, context), windowIndex), c.heads),
   );
   const read = attention(q, k as Tensor, v as Tensor, (headWidth(latents) / c.heads) ** -0.5);
-  const attended = linear(reshape(read, latents.shape), cross.get('o_proj.weight'));
+  const attended = cross.linear('o_proj', reshape(read, latents.shape));
   const z = norm(p.in('norm'), add(attended, u));
-  const update = linear(
-    gelu(linear(z, p.get('proj_out.linear_1.weight')), 'none'),
-    p.get('proj_out.linear_2.weight'),
-  );
+  const update = p.linear('proj_out.linear_2', gelu(p.linear('proj_out.linear_1', z), 'none'));
   return add(latents, update);
 }
 
 /** LayerNorm, then Linear without bias. */
 function project(p: Parameters, name: string, x: Tensor): Tensor {
-  return linear(norm(p.in(`${name}.0`), x), p.get(`${name}.1.weight`));
+  return p.linear(`${name}.1`, norm(p.in(`${name}.0`), x));
 }
 
 const norm = (p: Parameters, x: Tensor): Tensor => layerNorm(x, p.get('weight'), p.get('bias'), NORM_EPS);

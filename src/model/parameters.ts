@@ -4,6 +4,7 @@
  */
 import { InternalError } from '../common/errors.ts';
 import { type DType, input, type Tensor } from '../graph/index.ts';
+import { linear } from '../graph/nn.ts';
 
 /** Named weights below a prefix. */
 export interface Parameters {
@@ -11,6 +12,11 @@ export interface Parameters {
   get(name: string): Tensor;
   /** The weight `name`, or `undefined` where the model has none (a bias). */
   find(name: string): Tensor | undefined;
+  /**
+   * `x` through the Linear `name`: its weight [out, in], and its bias where the model has one. Every product with
+   * a weight goes through here, so that another representation of a Linear is one other `Parameters`.
+   */
+  linear(name: string, x: Tensor): Tensor;
   /** The weights whose names begin with `prefix.`. */
   in(prefix: string): Parameters;
 }
@@ -26,13 +32,18 @@ export function parameterInputs(
 /** Scoped lookup in a map of weights. */
 export function parameters(tensors: ReadonlyMap<string, Tensor>, prefix = ''): Parameters {
   const find = (name: string) => tensors.get(prefix + name);
+  const get = (name: string) => {
+    const tensor = find(name);
+    if (tensor === undefined) throw new InternalError(`the model has no weight ${prefix}${name}`);
+    return tensor;
+  };
   return {
     find,
-    get: (name) => {
-      const tensor = find(name);
-      if (tensor === undefined) throw new InternalError(`the model has no weight ${prefix}${name}`);
-      return tensor;
-    },
+    get,
+    linear: (name, x) => linear(x, get(join(name, 'weight')), find(join(name, 'bias'))),
     in: (inner) => parameters(tensors, `${prefix}${inner}.`),
   };
 }
+
+/** `name.leaf`; a Linear that is its scope itself has the empty name. */
+const join = (name: string, leaf: string): string => (name === '' ? leaf : `${name}.${leaf}`);

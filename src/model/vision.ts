@@ -93,15 +93,13 @@ function encoderLayer(p: Parameters, x: Tensor, c: VisionConfig, attend: Attend)
 }
 
 function selfAttention(p: Parameters, x: Tensor, c: VisionConfig, attend: Attend): Tensor {
-  const project = (name: string) => linear(x, p.get(`${name}.weight`), p.get(`${name}.bias`));
-  const [q, k, v] = ['q_proj', 'k_proj', 'v_proj'].map((name) => splitHeads(project(name), c.heads));
+  const [q, k, v] = ['q_proj', 'k_proj', 'v_proj'].map((name) => splitHeads(p.linear(name, x), c.heads));
   const merged = mergeHeads(attend(q as Tensor, k as Tensor, v as Tensor, (c.hiddenSize / c.heads) ** -0.5));
-  return linear(merged, p.get('out_proj.weight'), p.get('out_proj.bias'));
+  return p.linear('out_proj', merged);
 }
 
 function mlp(p: Parameters, x: Tensor): Tensor {
-  const inner = gelu(linear(x, p.get('fc1.weight'), p.get('fc1.bias')), 'tanh');
-  return linear(inner, p.get('fc2.weight'), p.get('fc2.bias'));
+  return p.linear('fc2', gelu(p.linear('fc1', x), 'tanh'));
 }
 
 /**

@@ -103,3 +103,14 @@ test('a reader that leaves early is no error', async () => {
   child.stdout.destroy();
   expect(await result).toMatchObject({ code: 0, stderr: '' });
 });
+
+test('a second Ctrl-C, while the first is not yet obeyed, ends the program at once', async () => {
+  const child = startCli(['ask', ...model, '-q', '--max-tokens', '800', 'Hello']);
+  const result = finished(child);
+  await seen(child.stdout, /./);
+  child.kill('SIGINT');
+  child.kill('SIGINT');
+  const { code, stderr } = await result;
+  expect([130, null]).toContain(code);
+  expect(stderr).toBe('');
+});

@@ -18,7 +18,7 @@ import {
   type ModelFlags,
   modelFolder,
 } from './options.ts';
-import { note, screenProgress, shown, summary } from './screen.ts';
+import { note, outputClosed, screenProgress, shown, summary } from './screen.ts';
 
 interface AskFlags extends ModelFlags, AnswerFlags {
   readonly image?: string;
@@ -105,11 +105,13 @@ async function answerInterruptibly(
   const { stream } = await import('../generate/chat.ts');
   const stopper = new AbortController();
   const onInterrupt = () => {
-    if (stopper.signal.aborted) process.exit(INTERRUPTED);
+    // The signal's own effect ends the process at once; `process.exit` would crash a runtime that computes.
+    if (stopper.signal.aborted) process.off('SIGINT', onInterrupt).kill(process.pid, 'SIGINT');
     stopper.abort();
   };
   process.on('SIGINT', onInterrupt);
-  const options = { ...answerOptions(flags), signal: stopper.signal, onProgress: progress };
+  const signal = AbortSignal.any([stopper.signal, outputClosed.signal]);
+  const options = { ...answerOptions(flags), signal, onProgress: progress };
   try {
     for await (const event of stream(model, question, options)) {
       progress.end();
@@ -126,7 +128,8 @@ function report(answer: Answer, flags: AskFlags): void {
   process.stdout.write(flags.json ? `${JSON.stringify(answerJson(answer), undefined, 2)}\n` : '\n');
   if (!flags.quiet) answer.warnings.forEach(note);
   if (!flags.quiet && !flags.json && process.stderr.isTTY) note(summary(answer));
-  if (answer.finishReason === 'cancelled') process.exitCode = INTERRUPTED;
+  const left = outputClosed.signal.aborted;
+  if (answer.finishReason === 'cancelled' && !left) process.exitCode = INTERRUPTED;
 }
 
 function answerJson(answer: Answer): Record<string, unknown> {

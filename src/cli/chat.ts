@@ -17,7 +17,7 @@ import {
   type ModelFlags,
   modelFolder,
 } from './options.ts';
-import { note, screenProgress, shown, summary } from './screen.ts';
+import { note, outputClosed, screenProgress, shown, summary } from './screen.ts';
 
 interface ChatFlags extends ModelFlags, AnswerFlags {
   readonly image?: string;
@@ -98,7 +98,7 @@ class ChatLoop {
       this.#prompt();
       for await (const line of this.#lines) {
         this.#interrupted = false;
-        if (await this.#handle(line.trim())) break;
+        if ((await this.#handle(line.trim())) || outputClosed.signal.aborted) break;
         this.#prompt();
       }
     } finally {
@@ -155,14 +155,15 @@ class ChatLoop {
   async #ask(question: string): Promise<void> {
     const stopper = new AbortController();
     this.#stopper = stopper;
-    const options = { ...this.#options, signal: stopper.signal, onProgress: this.#progress };
+    const signal = AbortSignal.any([stopper.signal, outputClosed.signal]);
+    const options = { ...this.#options, signal, onProgress: this.#progress };
     try {
       for await (const event of this.#chat.stream(question, options)) {
         this.#progress.end();
         if (event.type === 'text') process.stdout.write(shown(event.text));
         if (event.type !== 'done') continue;
         process.stdout.write('\n');
-        if (event.answer.finishReason === 'cancelled') note('stopped');
+        if (stopper.signal.aborted) note('stopped');
         else if (this.#isTerminal && !this.#flags.quiet) note(summary(event.answer));
       }
     } finally {

@@ -9,7 +9,9 @@ import { Command, CommanderError } from 'commander';
 import { messageOf, UserError } from '../common/errors.ts';
 import { registerAsk } from './ask.ts';
 import { registerChat } from './chat.ts';
+import { registerCheck } from './check.ts';
 import { registerInspect } from './inspect.ts';
+import { watchOutput } from './screen.ts';
 
 const FIRST_EXAMPLE = `
 Example:
@@ -36,7 +38,7 @@ function buildProgram(): Command {
     .showSuggestionAfterError()
     .configureOutput({ outputError: (text, write) => write(`fusion: ${oneLine(text)}\n`) })
     .exitOverride();
-  for (const register of [registerAsk, registerChat, registerInspect]) register(program);
+  for (const register of [registerAsk, registerChat, registerInspect, registerCheck]) register(program);
   return program;
 }
 
@@ -66,14 +68,5 @@ async function run(args: readonly string[]): Promise<number> {
   }
 }
 
-/** A reader that has had enough (`| head`) is no error. */
-function ignoreClosedPipe(stream: NodeJS.WriteStream): void {
-  stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    throw error;
-  });
-}
-
-ignoreClosedPipe(process.stdout);
-ignoreClosedPipe(process.stderr);
+watchOutput();
 process.exitCode = await run(process.argv.slice(2));

@@ -4,6 +4,23 @@
 import { type TerminalProgress, terminalProgress } from '../common/progress.ts';
 import type { Answer } from '../generate/answer.ts';
 
+/** Aborted when the reader of stdout has left (`| head`): what is under way ends, and that is no error. */
+export const outputClosed = new AbortController();
+
+/**
+ * Lets a closed stdout or stderr pass. The process is not ended here: leaving while the device's thread computes
+ * would crash inside the runtime.
+ */
+export function watchOutput(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    outputClosed.abort();
+  });
+  process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+  });
+}
+
 /** A progress line on stderr where that is a terminal and nobody asked for silence. */
 export function screenProgress(quiet: boolean): TerminalProgress {
   return terminalProgress(process.stderr, { enabled: !quiet });

@@ -6,12 +6,12 @@
  * then: the step that crosses it prefills everything so far again, as the released Phi-3.5 code does.
  */
 import type { FusionConfig } from '../model/config.ts';
+import { i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
 import { usesLongFactors } from '../model/rotary.ts';
 import { END_OF_QUESTION, IGNORE } from '../model/sentinels.ts';
 import { expandedLength, layOutSequences, type SequenceSizes } from '../model/sequence.ts';
 import type { Device, ResidentTensor } from '../runtime/types.ts';
 import type { CompiledPrograms } from './compiled.ts';
-import { i32, rotaryFeeds, sequenceFeeds } from './feeds.ts';
 import { imageTokenCount } from './imageFeatures.ts';
 import { KvCache } from './kvCache.ts';
 

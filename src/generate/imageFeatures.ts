@@ -5,9 +5,9 @@
  */
 import type { OnProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
+import { f32, i32 } from '../model/feeds.ts';
 import type { Device, ResidentTensor, RunOptions, RunResult, WriteTarget } from '../runtime/types.ts';
 import type { CompiledPrograms } from './compiled.ts';
-import { f32, i32 } from './feeds.ts';
 import type { Picture } from './picture.ts';
 
 /** Bytes of tile features that are kept; a full-size picture takes 48 MB. */

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { CountingDevice } from '../../test/support/countingDevice.ts';
 import type { DecoderConfig } from '../model/config.ts';
-import { f32 } from './feeds.ts';
+import { f32 } from '../model/feeds.ts';
 import { CACHE_BLOCK, cacheBytesPerPosition, KvCache } from './kvCache.ts';
 
 const config = { layers: 2, kvHeads: 2, headSize: 3 } as DecoderConfig;

@@ -5,11 +5,11 @@
 import { UserError } from '../common/errors.ts';
 import { encodeConversation, type Message } from '../data/conversation.ts';
 import { blankCrops } from '../data/image.ts';
+import { f32, i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
 import { gradientOf } from '../model/programs.ts';
 import { layOutSequences } from '../model/sequence.ts';
 import { expectedTensors } from '../model/weights.ts';
 import type { HostTensor } from '../runtime/types.ts';
-import { f32, i32, rotaryFeeds, sequenceFeeds } from './feeds.ts';
 import { imageTokenCount } from './imageFeatures.ts';
 import { checkQueryLength } from './limits.ts';
 import type { FusionModel } from './model.ts';

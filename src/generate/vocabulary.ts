@@ -6,8 +6,8 @@ import type { Checkpoint } from '../checkpoint/folder.ts';
 import type { ResidentWeights } from '../checkpoint/loadWeights.ts';
 import { UserError } from '../common/errors.ts';
 import type { FusionConfig } from '../model/config.ts';
+import { f32 } from '../model/feeds.ts';
 import type { Device, ResidentTensor } from '../runtime/types.ts';
-import { f32 } from './feeds.ts';
 
 const ROW_TENSORS = ['model.embed_tokens.weight', 'lm_head.weight'];
 /** As many as a config.json may name. */

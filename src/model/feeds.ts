@@ -2,10 +2,11 @@
  * Plain arrays → the values that programs take. Knows names and shapes of inputs (`model/programs.ts`), not
  * where the arrays come from.
  */
-import type { DecoderConfig } from '../model/config.ts';
-import { rotaryTables } from '../model/rotary.ts';
-import type { SequenceLayout } from '../model/sequence.ts';
+
 import type { HostTensor } from '../runtime/types.ts';
+import type { DecoderConfig } from './config.ts';
+import { rotaryTables } from './rotary.ts';
+import type { SequenceLayout } from './sequence.ts';
 
 export type HostFeeds = Readonly<Record<string, HostTensor>>;
 

@@ -10,8 +10,13 @@ import { messageOf, UserError } from '../common/errors.ts';
 import { registerAsk } from './ask.ts';
 import { registerChat } from './chat.ts';
 import { registerCheck } from './check.ts';
+import { registerInit } from './init.ts';
 import { registerInspect } from './inspect.ts';
+import { registerMerge } from './merge.ts';
 import { watchOutput } from './screen.ts';
+import { registerSynth } from './synth.ts';
+import { registerTokenizer } from './tokenizer.ts';
+import { registerTrain } from './train.ts';
 
 const FIRST_EXAMPLE = `
 Example:
@@ -19,6 +24,19 @@ Example:
 
 DIR is a folder with a FUSION checkpoint: config.json, model.safetensors (or shards and their index) and
 tokenizer.json. "fusion help COMMAND" tells more about a command.`;
+
+/** In the order help shows them. */
+const COMMANDS = [
+  registerAsk,
+  registerChat,
+  registerInspect,
+  registerCheck,
+  registerInit,
+  registerTokenizer,
+  registerSynth,
+  registerTrain,
+  registerMerge,
+];
 
 const USER_ERROR = 2;
 /** EX_SOFTWARE of sysexits.h. */
@@ -32,13 +50,13 @@ function version(): string {
 
 function buildProgram(): Command {
   const program = new Command('fusion')
-    .description('FUSION, the fully integrated vision-language model: ask, chat, inspect, check.')
+    .description('FUSION, the fully integrated vision-language model: ask, chat, check, train.')
     .version(version())
     .addHelpText('after', FIRST_EXAMPLE)
     .showSuggestionAfterError()
     .configureOutput({ outputError: (text, write) => write(`fusion: ${oneLine(text)}\n`) })
     .exitOverride();
-  for (const register of [registerAsk, registerChat, registerInspect, registerCheck]) register(program);
+  for (const register of COMMANDS) register(program);
   return program;
 }
 

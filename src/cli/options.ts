@@ -98,7 +98,7 @@ function integer(text: string): number {
   throw new InvalidArgumentError('Expected an integer.');
 }
 
-function positive(text: string): number {
+export function positive(text: string): number {
   if (integer(text) >= 1) return Number(text);
   throw new InvalidArgumentError('Expected an integer from 1.');
 }

@@ -1,6 +1,6 @@
 /**
- * Protocol-buffer wire format, writing only: varints, 32-bit floats and length-delimited fields are all that
- * ONNX needs.
+ * Protocol-buffer wire format, writing only: varints, floats, doubles and length-delimited fields are all that
+ * ONNX and TensorBoard need.
  */
 
 const encoder = new TextEncoder();
@@ -49,6 +49,10 @@ export class MessageWriter {
 
   float(field: number, value: number): this {
     return this.#tag(field, 5).#push(new Uint8Array(Float32Array.of(value).buffer));
+  }
+
+  double(field: number, value: number): this {
+    return this.#tag(field, 1).#push(new Uint8Array(Float64Array.of(value).buffer));
   }
 
   string(field: number, text: string): this {

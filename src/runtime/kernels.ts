@@ -49,6 +49,12 @@ export function norm(x: Float32Array): number {
   return Math.sqrt(a + b + c + d);
 }
 
+/** `into += from`, in place. */
+export function accumulate(into: Float32Array, from: Float32Array): void {
+  if (into.length !== from.length) throw new Error(`internal: ${from.length} values added to ${into.length}`);
+  for (let i = 0; i < into.length; i++) into[i] = (into[i] as number) + (from[i] as number);
+}
+
 /** One AdamW step (decoupled weight decay) on one tensor, in place. Source: arXiv 1711.05101. */
 export function adamW(
   weight: Float32Array,

@@ -10,7 +10,7 @@ import { bf16ToF32, f16ToF32 } from '../common/numberFormats.ts';
 import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
 import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
 import { toOnnx } from '../onnx/model.ts';
-import { adamW, copyInto, norm } from './kernels.ts';
+import { accumulate, adamW, copyInto, norm } from './kernels.ts';
 import {
   type AdamWOptions,
   type AdamWTensors,
@@ -166,6 +166,13 @@ export class LocalDevice implements Device {
 
   async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
     return tensors.map((tensor) => norm(this.#floats(tensor)));
+  }
+
+  async accumulate(into: readonly ResidentTensor[], from: readonly ResidentTensor[]): Promise<void> {
+    for (const [i, tensor] of into.entries()) {
+      const other = from[i];
+      if (other !== undefined) accumulate(this.#floats(tensor), this.#floats(other));
+    }
   }
 
   async adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void> {

@@ -101,6 +101,8 @@ export interface Device {
   free(tensors: readonly ResidentTensor[]): Promise<void>;
   /** Euclidean norm of each tensor. */
   norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]>;
+  /** Adds each of `from` to its counterpart of `into`, in place. */
+  accumulate(into: readonly ResidentTensor[], from: readonly ResidentTensor[]): Promise<void>;
   /** Updates weights and moments in place. */
   adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void>;
   close(): Promise<void>;

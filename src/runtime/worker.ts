@@ -41,6 +41,10 @@ export interface Calls {
   readonly copy: [argument: { readonly from: ResidentTensor; readonly target: WriteTarget }, undefined];
   readonly free: [readonly ResidentTensor[], undefined];
   readonly norms: [readonly ResidentTensor[], readonly number[]];
+  readonly accumulate: [
+    argument: { readonly into: readonly ResidentTensor[]; readonly from: readonly ResidentTensor[] },
+    answer: undefined,
+  ];
   readonly adamW: [
     argument: { readonly tensors: readonly AdamWTensors[]; readonly options: AdamWOptions },
     answer: undefined,
@@ -65,13 +69,14 @@ export type Reply = { readonly value: Calls[CallName][1] } | { readonly error: R
 
 type Handlers = { readonly [K in CallName]: (argument: Calls[K][0]) => Promise<Calls[K][1]> };
 
-function handlers(device: LocalDevice, port: MessagePort): Handlers {
+function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Handlers {
   type Session = Awaited<ReturnType<LocalDevice['createSession']>>;
   const sessions = new Map<number, { readonly session: Session; readonly program: ProgramInputs }>();
   let last = 0;
   const dispose = async (id: number) => {
     const held = sessions.get(id);
     sessions.delete(id);
+    if (profiled) held?.session.endProfiling();
     await held?.session.release();
     return undefined;
   };
@@ -95,6 +100,7 @@ function handlers(device: LocalDevice, port: MessagePort): Handlers {
     copy: async ({ from, target }) => void (await device.copy(from, target)),
     free: async (tensors) => void (await device.free(tensors)),
     norms: (tensors) => device.norms(tensors),
+    accumulate: async ({ into, from }) => void (await device.accumulate(into, from)),
     adamW: async ({ tensors, options }) => void (await device.adamW(tensors, options)),
     close: async () => {
       for (const id of sessions.keys()) await dispose(id);
@@ -130,6 +136,7 @@ async function answer(table: Handlers, port: MessagePort, { call, argument }: Re
 
 if (parentPort !== null) {
   const port = parentPort;
-  const table = handlers(new LocalDevice(workerData as LocalDeviceOptions), port);
+  const options = workerData as LocalDeviceOptions;
+  const table = handlers(new LocalDevice(options), port, options.profile !== undefined);
   port.on('message', (request: Request) => void answer(table, port, request));
 }

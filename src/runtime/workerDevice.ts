@@ -89,7 +89,7 @@ export class WorkerDevice implements Device {
     let disposed: Promise<undefined> | undefined;
     return {
       program,
-      run: async (feeds, options = {}) => this.#run(session, feeds, options),
+      run: async (feeds, options = {}) => this.#run(session, pick(feeds, inputs), options),
       dispose: async () => {
         // A closed device has released its sessions.
         if (this.#ended !== undefined) return;
@@ -143,6 +143,10 @@ export class WorkerDevice implements Device {
 
   async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
     return this.#call('norms', tensors);
+  }
+
+  async accumulate(into: readonly ResidentTensor[], from: readonly ResidentTensor[]): Promise<void> {
+    await this.#call('accumulate', { into, from });
   }
 
   async adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void> {
@@ -246,6 +250,18 @@ function workerUrl(): URL {
   const [loader, file] = [import.meta.resolve('tsx/esm/api'), url.href].map((x) => JSON.stringify(x));
   const script = `import { register } from ${loader}; register(); await import(${file});`;
   return new URL(`data:text/javascript,${encodeURIComponent(script)}`);
+}
+
+/** The feeds that the program reads: others need not cross. */
+function pick(
+  feeds: Readonly<Record<string, Feed>>,
+  inputs: Program['inputs'],
+): Readonly<Record<string, Feed>> {
+  const given = inputs.flatMap(({ name }) => {
+    const feed = feeds[name];
+    return feed === undefined ? [] : [[name, feed] as const];
+  });
+  return Object.fromEntries(given);
 }
 
 /** A copy of exactly the tensor's elements: a view would take the whole of its buffer along. */

@@ -1,0 +1,197 @@
+/**
+ * One optimisation step: gradients of the micro-batches, their mean clipped by its global norm, AdamW in place.
+ * Weights and moments are resident on the device. Knows nothing of data sets, files or schedules.
+ */
+import { UserError } from '../common/errors.ts';
+import type { FusionConfig } from '../model/config.ts';
+import { gradientOf, lossAndGradientsProgram } from '../model/programs.ts';
+import { expectedTensors } from '../model/weights.ts';
+import type { Device, Executable, ResidentTensor, RunResult } from '../runtime/types.ts';
+import type { TrainBatch } from './batch.ts';
+
+/** AdamW's constants (spec "Stages"). */
+const BETA1 = 0.9;
+const BETA2 = 0.999;
+const EPSILON = 1e-8;
+/** As PyTorch's `clip_grad_norm_`. */
+const NORM_EPSILON = 1e-6;
+
+export interface Moments {
+  readonly first: ResidentTensor;
+  readonly second: ResidentTensor;
+}
+
+/** How one weight is updated. */
+export interface WeightRule {
+  /** Peak learning rate; the schedule's factor comes on top. */
+  readonly learningRate: number;
+  readonly weightDecay: number;
+}
+
+export interface StepOptions {
+  /** Counts from 1. */
+  readonly step: number;
+  /** Latents per question. */
+  readonly queryLength: number;
+  /** The schedule's factor on every learning rate. */
+  readonly rateFactor: number;
+  /** Largest global norm of the gradients. */
+  readonly clipNorm: number;
+}
+
+export interface StepResult {
+  readonly loss: number;
+  readonly crossEntropy: number;
+  readonly textLoss: number;
+  readonly visionLoss: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+}
+
+/** A loss that is no number: training cannot go on from here. */
+export class DivergedError extends UserError {
+  override readonly name = 'DivergedError';
+}
+
+export class Trainer {
+  readonly weights: Readonly<Record<string, ResidentTensor>>;
+  readonly moments: ReadonlyMap<string, Moments>;
+  readonly #device: Device;
+  readonly #config: FusionConfig;
+  readonly #rules: ReadonlyMap<string, WeightRule>;
+  readonly #programs = new Map<number, Executable>();
+
+  private constructor(
+    device: Device,
+    config: FusionConfig,
+    weights: Readonly<Record<string, ResidentTensor>>,
+    rules: ReadonlyMap<string, WeightRule>,
+    moments: ReadonlyMap<string, Moments>,
+  ) {
+    this.#device = device;
+    this.#config = config;
+    this.weights = weights;
+    this.#rules = rules;
+    this.moments = moments;
+  }
+
+  /**
+   * weights: every tensor of the model, by checkpoint name; rules: those to be trained. Moments are zeros unless
+   * given (a resumed run).
+   */
+  static async create(
+    device: Device,
+    config: FusionConfig,
+    weights: Readonly<Record<string, ResidentTensor>>,
+    rules: ReadonlyMap<string, WeightRule>,
+    moments: ReadonlyMap<string, Moments> = new Map(),
+  ): Promise<Trainer> {
+    const all = new Map<string, Moments>();
+    for (const name of rules.keys()) {
+      const shape = expectedTensors(config).get(name);
+      if (shape === undefined)
+        throw new Error(`internal: ${name} is to be trained, but the model has no such weight`);
+      const zeros = async () => ({
+        first: await device.zeros('f32', shape),
+        second: await device.zeros('f32', shape),
+      });
+      all.set(name, moments.get(name) ?? (await zeros()));
+    }
+    return new Trainer(device, config, weights, rules, all);
+  }
+
+  /**
+   * Updates the weights once from the mean of the micro-batches' losses. Throws `DivergedError` before any update
+   * when a loss or the gradients' norm is not finite.
+   */
+  async step(batches: readonly TrainBatch[], options: StepOptions): Promise<StepResult> {
+    const names = [...this.#rules.keys()];
+    const { losses, gradients } = await this.#gradients(batches, names, options);
+    const norms = await this.#device.norms(gradients);
+    const gradientNorm = Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0)) / batches.length;
+    if (!Number.isFinite(gradientNorm)) {
+      throw new DivergedError(
+        `step ${options.step}: the gradients' norm is ${gradientNorm} (${idsOf(batches)})`,
+      );
+    }
+    const clip = Math.min(1, options.clipNorm / (gradientNorm + NORM_EPSILON));
+    await this.#update(names, gradients, clip / batches.length, options);
+    await this.#device.free(gradients);
+    return { ...losses, gradientNorm };
+  }
+
+  /** Sums the micro-batches' gradients; the losses are their mean. */
+  async #gradients(batches: readonly TrainBatch[], names: readonly string[], options: StepOptions) {
+    const program = await this.#program(options.queryLength);
+    let sum: readonly ResidentTensor[] | undefined;
+    const losses = { loss: 0, crossEntropy: 0, textLoss: 0, visionLoss: 0 };
+    for (const batch of batches) {
+      const result = await program.run({ ...this.weights, ...batch.feeds }, { keep: names.map(gradientOf) });
+      addLosses(losses, result, batches.length);
+      if (!Number.isFinite(losses.loss)) {
+        throw new DivergedError(
+          `step ${options.step}: the loss is ${losses.loss} (samples ${batch.ids.join(', ')})`,
+        );
+      }
+      const gradients = names.map((name) => result.kept[gradientOf(name)] as ResidentTensor);
+      if (sum === undefined) sum = gradients;
+      else {
+        await this.#device.accumulate(sum, gradients);
+        await this.#device.free(gradients);
+      }
+    }
+    return { losses, gradients: sum ?? [] };
+  }
+
+  async #update(
+    names: readonly string[],
+    gradients: readonly ResidentTensor[],
+    gradientScale: number,
+    { step, rateFactor }: StepOptions,
+  ): Promise<void> {
+    const tensors = names.map((name, i) => {
+      const [weight, moments, rule] = [this.weights[name], this.moments.get(name), this.#rules.get(name)];
+      const gradient = gradients[i];
+      if (!weight || !moments || !rule || !gradient) throw new Error(`internal: ${name} has no state`);
+      return {
+        weight,
+        gradient,
+        firstMoment: moments.first,
+        secondMoment: moments.second,
+        learningRate: rule.learningRate * rateFactor,
+        weightDecay: rule.weightDecay,
+      };
+    });
+    await this.#device.adamW(tensors, { step, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, gradientScale });
+  }
+
+  async #program(queryLength: number): Promise<Executable> {
+    const known = this.#programs.get(queryLength);
+    if (known !== undefined) return known;
+    const traced = lossAndGradientsProgram(this.#config, queryLength, [...this.#rules.keys()]);
+    const program = await this.#device.load(traced);
+    this.#programs.set(queryLength, program);
+    return program;
+  }
+
+  async dispose(): Promise<void> {
+    for (const program of this.#programs.values()) await program.dispose();
+    this.#programs.clear();
+    await this.#device.free([...this.moments.values()].flatMap(({ first, second }) => [first, second]));
+  }
+}
+
+function addLosses(
+  losses: Record<keyof Omit<StepResult, 'gradientNorm'>, number>,
+  { outputs }: RunResult,
+  count: number,
+) {
+  const value = (name: string) => Number(outputs[name]?.data[0]) / count;
+  losses.loss += value('loss');
+  losses.crossEntropy += value('cross_entropy');
+  losses.textLoss += value('text_loss');
+  losses.visionLoss += value('vision_loss');
+}
+
+const idsOf = (batches: readonly TrainBatch[]): string =>
+  `samples ${batches.flatMap(({ ids }) => ids).join(', ')}`;

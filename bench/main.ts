@@ -1,10 +1,11 @@
 /** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
-import { benchForward, FORWARD_USAGE } from './forward.ts';
+import { benchForward, benchTrain, FORWARD_USAGE, PEER_USAGE } from './model.ts';
 
 const BENCHMARKS: Readonly<
   Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>
 > = {
   forward: { usage: FORWARD_USAGE, run: benchForward },
+  train: { usage: PEER_USAGE, run: benchTrain },
 };
 
 const [name = '', ...args] = process.argv.slice(2);

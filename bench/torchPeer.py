@@ -1,7 +1,7 @@
 """The eager-PyTorch side of `npm run bench`: prepares one mode of one size, then runs it once for each line on
 standard input and answers with the seconds it took; at the end of input, the peak memory in bytes.
 
-usage: python torchPeer.py ORACLE_FOLDER SIZE encode|prefill|gradients [THREADS]
+usage: python torchPeer.py ORACLE_FOLDER SIZE encode|prefill|gradients|train [THREADS]
 ORACLE_FOLDER holds fusion_oracle.py and bench_torch.py, whose sizes and random weights are used.
 """
 import resource
@@ -34,16 +34,20 @@ labels = torch.full_like(tokens, oracle.IGNORE)
 labels[:, -text // 2 - 1] = oracle.INSTRUCT
 labels[:, -text // 2 :] = tokens[:, -text // 2 :]
 images = torch.randn(batch, 5, 3, config.image_size, config.image_size)
-if mode == "gradients":
+if mode in ("gradients", "train"):
     for weight in weights.values():
         weight.requires_grad_(True)
+optimizer = torch.optim.AdamW(weights.values(), lr=1e-4, foreach=True) if mode == "train" else None
 
 
 def run():
-    if mode == "gradients":
+    if mode in ("gradients", "train"):
         for weight in weights.values():
             weight.grad = None
         oracle.forward(weights, config, tokens, images, question, labels=labels, query_len=queries)["loss"].backward()
+        if optimizer is not None:
+            torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+            optimizer.step()
         return
     with torch.inference_mode():
         if mode == "encode":

@@ -1,5 +1,5 @@
 /**
- * Encode, prefill and loss + gradients against eager PyTorch (float32, CPU) on the three sizes of `shapes.ts`,
+ * Encode, prefill, loss + gradients and whole training steps against eager PyTorch (float32, CPU) on the three sizes of `shapes.ts`,
  * with random weights. Prints medians and the ratio PyTorch / ours of neighbouring runs: above 1, ours is
  * faster. Needs a Python with torch and the folder with the PyTorch model.
  */
@@ -9,8 +9,9 @@ import { parseArgs } from 'node:util';
 import { alternate, type Command, median } from './peers.ts';
 import { SHAPE_NAMES } from './shapes.ts';
 
-export const FORWARD_USAGE =
-  '[--python python3] [--oracle ../shared/oracle] [--sizes tiny,mid,real-layers] [--modes encode,prefill,gradients] [--runs 7] [--threads 2]';
+export const PEER_USAGE =
+  '[--python python3] [--oracle ../shared/oracle] [--sizes tiny,mid,real-layers] [--runs 7] [--threads 2]';
+export const FORWARD_USAGE = `${PEER_USAGE} [--modes encode,prefill,gradients]`;
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 
@@ -23,14 +24,14 @@ interface ForwardOptions {
   readonly threads: string;
 }
 
-function parse(args: readonly string[]): ForwardOptions {
+function parse(args: readonly string[], modes: string): ForwardOptions {
   const { values } = parseArgs({
     args: [...args],
     options: {
       python: { type: 'string', default: 'python3' },
       oracle: { type: 'string', default: path.join(HERE, '../../shared/oracle') },
       sizes: { type: 'string', default: SHAPE_NAMES.join(',') },
-      modes: { type: 'string', default: 'encode,prefill,gradients' },
+      modes: { type: 'string', default: modes },
       runs: { type: 'string', default: '7' },
       threads: { type: 'string', default: '2' },
     },
@@ -44,7 +45,7 @@ function parse(args: readonly string[]): ForwardOptions {
 }
 
 function commands(size: string, mode: string, o: ForwardOptions): readonly [Command, Command] {
-  const ours = ['--import', 'tsx', path.join(HERE, 'forwardCase.ts'), size, mode, o.threads];
+  const ours = ['--import', 'tsx', path.join(HERE, 'modelCase.ts'), size, mode, o.threads];
   const theirs = [path.join(HERE, 'torchPeer.py'), o.oracle, size, mode, o.threads];
   return [
     [process.execPath, ours],
@@ -54,9 +55,15 @@ function commands(size: string, mode: string, o: ForwardOptions): readonly [Comm
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
 
+/** Encode, prefill, and loss + gradients. */
+export const benchForward = (args: readonly string[]): Promise<void> =>
+  benchModes(parse(args, 'encode,prefill,gradients'));
+
+/** Training steps, the optimizer's included. */
+export const benchTrain = (args: readonly string[]): Promise<void> => benchModes(parse(args, 'train'));
+
 /** Runs every size and mode asked for and prints a row for each. */
-export async function benchForward(args: readonly string[]): Promise<void> {
-  const options = parse(args);
+async function benchModes(options: ForwardOptions): Promise<void> {
   console.log('size         mode       ours       PyTorch    PyTorch/ours  peak ours  peak PyTorch');
   for (const size of options.sizes) {
     for (const mode of options.modes) {

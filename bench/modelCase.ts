@@ -1,8 +1,8 @@
 /**
- * One side of `npm run bench -- forward`: prepares one mode of one size, then runs it once for each line on
+ * Our side of `npm run bench -- forward` and `train`: prepares one mode of one size, then runs it once for each line on
  * standard input and answers with the seconds it took; at the end of input, the peak memory.
  *
- * usage: tsx bench/forwardCase.ts SIZE encode|prefill|gradients [THREADS]
+ * usage: tsx bench/modelCase.ts SIZE encode|prefill|gradients|train [THREADS]
  */
 import { createInterface } from 'node:readline';
 import { Random } from '../src/common/random.ts';
@@ -12,7 +12,8 @@ import { END_OF_QUESTION, IGNORE, IMAGE, LATENT } from '../src/model/sentinels.t
 import { layOutSequences } from '../src/model/sequence.ts';
 import { expectedTensors } from '../src/model/weights.ts';
 import { LocalDevice } from '../src/runtime/localDevice.ts';
-import type { Feed, HostTensor } from '../src/runtime/types.ts';
+import { type Feed, type HostTensor, isResident, type ResidentTensor } from '../src/runtime/types.ts';
+import { Trainer } from '../src/train/trainer.ts';
 import { type BenchShape, benchShape, type ShapeName } from './shapes.ts';
 
 type Feeds = Record<string, Feed>;
@@ -90,6 +91,24 @@ function splitCrops(feeds: Feeds, { batch, config }: BenchShape): { tiles: HostT
   return { tiles: f32(tiles, [batch * 4, 3, side, side]), whole: f32(whole, [batch, 3, side, side]) };
 }
 
+/** A whole optimisation step: gradients, clipping, AdamW. */
+async function prepareTraining(device: LocalDevice, { config, queryLength }: BenchShape, feeds: Feeds) {
+  const weights = Object.fromEntries(
+    Object.entries(feeds).filter((entry): entry is [string, ResidentTensor] => isResident(entry[1])),
+  );
+  const rules = new Map(
+    Object.keys(weights).map((name) => [name, { learningRate: 1e-4, weightDecay: 0.01 }]),
+  );
+  const trainer = await Trainer.create(device, config, weights, rules);
+  const host = Object.entries(feeds).filter((entry): entry is [string, HostTensor] => !isResident(entry[1]));
+  const batch = { ids: [], feeds: Object.fromEntries(host), tokens: 0 };
+  let step = 0;
+  return async () => {
+    step += 1;
+    await trainer.step([batch], { step, queryLength, rateFactor: 1, clipNorm: 1 });
+  };
+}
+
 async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Promise<() => Promise<void>> {
   const { config, queryLength, batch } = shape;
   const feeds = { ...(await loadWeights(device, shape)), ...batchFeeds(shape) };
@@ -100,6 +119,7 @@ async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Pr
       await step.run(feeds);
     };
   }
+  if (mode === 'train') return prepareTraining(device, shape, feeds);
   const { tiles, whole } = splitCrops(feeds, shape);
   const encodeTiles = await device.load(tileProgram(config));
   const encodeWhole = await device.load(wholeProgram(config));

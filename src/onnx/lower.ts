@@ -94,7 +94,7 @@ class Context implements Lowering {
     const inputs = node.inputs.map((x) => this.nameOf(x));
     const name = row.lower(this, inputs, node);
     this.#names.set(node, name);
-    if (/^v\d+$/.test(name)) this.values.set(name, { name, dtype: node.dtype, shape: node.shape });
+    if (/^%\d+$/.test(name)) this.values.set(name, { name, dtype: node.dtype, shape: node.shape });
   }
 
   output(name: string, tensor: Tensor): void {

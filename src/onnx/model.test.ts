@@ -199,3 +199,19 @@ describe('letters', () => {
     );
   });
 });
+
+describe('shapes of values in between', () => {
+  it('are written for every node, letters included, so that buffers can be planned', () => {
+    const x = input('x', 'f32', ['B', 3]);
+    const graph = lowerProgram(program('values', { y: f.multiply(f.add(x, 1), x) }), 'cpu');
+    const known = new Map(graph.values.map(({ name, shape }) => [name, shape]));
+    const made = graph.nodes
+      .filter(({ operator }) => operator !== 'Identity')
+      .flatMap(({ outputs }) => outputs);
+    expect(made.length).toBe(2);
+    expect(made.map((name) => known.get(name))).toEqual([
+      ['B', 3],
+      ['B', 3],
+    ]);
+  });
+});

@@ -1,11 +1,13 @@
 /** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
 import { benchForward, benchTrain, FORWARD_USAGE, PEER_USAGE } from './model.ts';
+import { benchResume, RESUME_USAGE } from './resume.ts';
 
 const BENCHMARKS: Readonly<
   Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>
 > = {
   forward: { usage: FORWARD_USAGE, run: benchForward },
   train: { usage: PEER_USAGE, run: benchTrain },
+  resume: { usage: RESUME_USAGE, run: benchResume },
 };
 
 const [name = '', ...args] = process.argv.slice(2);

@@ -2,7 +2,7 @@
  * Our side of `npm run bench -- forward` and `train`: prepares one mode of one size, then runs it once for each line on
  * standard input and answers with the seconds it took; at the end of input, the peak memory.
  *
- * usage: tsx bench/modelCase.ts SIZE encode|prefill|gradients|train [THREADS]
+ * usage: [FUSION_RECOMPUTE=1] tsx bench/modelCase.ts SIZE encode|prefill|gradients|train [THREADS]
  */
 import { createInterface } from 'node:readline';
 import { Random } from '../src/common/random.ts';
@@ -19,6 +19,9 @@ import { type BenchShape, benchShape, type ShapeName } from './shapes.ts';
 type Feeds = Record<string, Feed>;
 
 const random = new Random(0);
+
+/** Whether layers are computed again in the backward pass. */
+const recompute = process.env.FUSION_RECOMPUTE === '1';
 
 const f32 = (data: Float32Array, shape: readonly number[]): HostTensor => ({ dtype: 'f32', data, shape });
 const i32 = (data: Int32Array, shape: readonly number[] = [data.length]): HostTensor => ({
@@ -99,7 +102,7 @@ async function prepareTraining(device: LocalDevice, { config, queryLength }: Ben
   const rules = new Map(
     Object.keys(weights).map((name) => [name, { learningRate: 1e-4, weightDecay: 0.01 }]),
   );
-  const trainer = await Trainer.create(device, config, weights, rules);
+  const trainer = await Trainer.create(device, config, weights, rules, new Map(), { recompute });
   const host = Object.entries(feeds).filter((entry): entry is [string, HostTensor] => !isResident(entry[1]));
   const batch = { ids: [], feeds: Object.fromEntries(host), tokens: 0 };
   let step = 0;
@@ -114,7 +117,7 @@ async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Pr
   const feeds = { ...(await loadWeights(device, shape)), ...batchFeeds(shape) };
   if (mode === 'gradients') {
     const names = [...expectedTensors(config).keys()];
-    const step = await device.load(lossAndGradientsProgram(config, queryLength, names));
+    const step = await device.load(lossAndGradientsProgram(config, queryLength, names, { recompute }));
     return async () => {
       await step.run(feeds);
     };

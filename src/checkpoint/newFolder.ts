@@ -42,6 +42,7 @@ export async function writeNewFolder(out: string, fill: (dir: string) => Promise
   try {
     await onDisk(out, mkdir(temporary, { recursive: true }));
     await fill(temporary);
+    await onDisk(out, syncFiles(temporary));
     await syncFolder(temporary);
     await onDisk(out, rename(temporary, target));
     await syncFolder(path.dirname(target));
@@ -136,6 +137,19 @@ export async function copyFiles(from: string, to: string, names: readonly string
     await copyFile(path.join(from, name), path.join(to, name)).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') throw new UserError(`${path.join(to, name)}: ${messageOf(error)}`);
     });
+  }
+}
+
+/** Flushes the files of a folder, so that after its renaming none is empty. */
+async function syncFiles(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const handle = await open(path.join(folder, entry.name), 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
   }
 }
 

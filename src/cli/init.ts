@@ -34,6 +34,7 @@ type KeyFlags = {
   readonly imageTokensSide?: number;
   readonly maxLength?: number;
   readonly conversationFormat?: string;
+  readonly textGuidance: boolean;
 };
 
 const EXAMPLES = `
@@ -68,6 +69,7 @@ function addKeyOptions(command: Command): Command {
     .option('--interaction-layers <n>', 'interaction layers (default: 10, fewer in small decoders)', integer)
     .option('--interaction-start <n>', 'decoder layer the first one follows (default: 0)', integer)
     .option('--interaction-stride <n>', 'decoder layers between two (default: 3)', integer)
+    .option('--no-text-guidance', 'the vision tower does not read the question: for comparisons')
     .option('--projector <type>', 'linear or mlpNx_gelu (default: mlp2x_gelu)')
     .option('--image-tokens-side <n>', 'FUSION-L: resize the image tokens to n × n', integer)
     .option('--max-length <n>', 'positions a sequence is cut to (default: 4096)', integer)
@@ -139,6 +141,7 @@ function configKeys(flags: KeyFlags): Record<string, unknown> {
     image_tokens_side: flags.imageTokensSide,
     tokenizer_model_max_length: flags.maxLength,
     conversation_format: flags.conversationFormat,
+    text_guided: flags.textGuidance ? undefined : false,
   };
   return Object.fromEntries(Object.entries(keys).filter(([, value]) => value !== undefined));
 }

@@ -10,6 +10,7 @@ import { messageOf, UserError } from '../common/errors.ts';
 import { registerAsk } from './ask.ts';
 import { registerChat } from './chat.ts';
 import { registerCheck } from './check.ts';
+import { registerEvalSynth } from './evalSynth.ts';
 import { registerInit } from './init.ts';
 import { registerInspect } from './inspect.ts';
 import { registerMerge } from './merge.ts';
@@ -35,6 +36,7 @@ const COMMANDS = [
   registerTokenizer,
   registerSynth,
   registerTrain,
+  registerEvalSynth,
   registerMerge,
 ];
 

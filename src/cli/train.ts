@@ -8,14 +8,22 @@ import { positive } from './options.ts';
 interface Flags {
   readonly config: string;
   readonly base: string;
+  readonly adapter?: string;
   readonly out: string;
   readonly stages?: string;
   readonly resume?: string;
   readonly allowChanges?: boolean;
+  readonly checkData?: boolean;
   readonly device: 'auto' | 'cpu' | 'webgpu';
   readonly threads?: number;
   readonly quiet?: boolean;
 }
+
+/** As shells have it: 128 and the signal's number. A second signal ends the process at once. */
+const STOP_CODES = [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const;
 
 export function registerTrain(program: Command): void {
   program
@@ -23,10 +31,12 @@ export function registerTrain(program: Command): void {
     .description('train the stages of a configuration')
     .requiredOption('-c, --config <file>', 'YAML with one stage or several')
     .requiredOption('-b, --base <dir>', 'checkpoint the first stage begins with')
+    .option('--adapter <file>', 'adapter-only checkpoint (mm_projector.bin) laid over the base')
     .requiredOption('-o, --out <dir>', "the run's folder")
     .option('--stages <list>', 'labels of the stages to run, such as 1,1.5,2 (default: all)')
     .option('--resume <last>', 'go on where the run stands')
     .option('--allow-changes', 'go on although the configuration changed')
+    .option('--check-data', 'first walk the data sets and say what would be skipped, and why')
     .addOption(
       new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
     )
@@ -46,17 +56,19 @@ async function run(flags: Flags): Promise<void> {
     flags.threads === undefined ? {} : { threads: flags.threads },
   );
   const stop = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
+  for (const [signal, code] of STOP_CODES) process.once(signal, () => stop.abort(code));
   try {
     const checkpoint = await trainStages({
       device,
       configFile: flags.config,
       labels: flags.stages?.split(','),
       base: flags.base,
+      adapter: flags.adapter,
       out: flags.out,
       resume: flags.resume !== undefined,
       allowChanges: flags.allowChanges,
       signal: stop.signal,
+      ...(flags.checkData ? { onCheck: printLine } : {}),
       ...(flags.quiet ? {} : { onLog: printRow }),
       environment: {
         machine: `${platform()} ${arch()}, ${cpus().length} × ${cpus()[0]?.model.trim() ?? 'CPU'}`,
@@ -65,9 +77,17 @@ async function run(flags: Flags): Promise<void> {
       },
     });
     console.log(checkpoint);
+    if (stop.signal.aborted) {
+      process.stderr.write('stopped and saved; go on with --resume last\n');
+      process.exitCode = Number(stop.signal.reason);
+    }
   } finally {
     await device.close();
   }
+}
+
+function printLine(line: string): void {
+  process.stderr.write(`${line}\n`);
 }
 
 function printRow(row: MetricsRow, totalSteps: number): void {

@@ -9,7 +9,7 @@ export type ProgressEvent = {
   readonly phase: 'download' | 'convert' | 'load' | 'vision' | 'prefill' | 'decode' | 'train' | 'eval';
   readonly done: number;
   readonly total?: number;
-  readonly unit: 'bytes' | 'tokens' | 'tiles' | 'steps' | 'tensors';
+  readonly unit: 'bytes' | 'tokens' | 'tiles' | 'steps' | 'tensors' | 'questions';
   /** The file worked on, where there is one. */
   readonly file?: string;
 };

@@ -50,6 +50,8 @@ export const cast = (x: Tensor, dtype: DType): Tensor =>
   x.dtype === dtype ? x : apply('cast', [x], { dtype });
 /** The value of `x`, through which no gradient flows. */
 export const stopGradient = (x: Tensor): Tensor => apply('stopGradient', [x], {});
+/** `x`, computed from only once `other` is there, which has its shape: for the order in which things run. */
+export const after = (x: Tensor, other: Tensor): Tensor => apply('after', [x, other], {});
 /** The value of `y`, whose gradient goes by `rule` to `inputs`; none flows into `y` itself. */
 export const withGradient = (y: Tensor, inputs: readonly Tensor[], rule: GradientRule): Tensor =>
   apply('withGradient', [y, ...inputs], { rule });

@@ -38,14 +38,37 @@ function nodesOnPath(output: Tensor, targets: readonly Tensor[]): ReadonlySet<Te
  */
 export function grad(output: Tensor, targets: readonly Tensor[]): readonly Tensor[] {
   if (output.shape.length !== 0) throw new Error(`grad: expected a scalar, got ${describe(output)}`);
+  return walkBack(output, fill(1, [], output.dtype), targets, new Set());
+}
+
+/**
+ * As `grad`, from the gradient of an output of any shape, and with targets that stand on their own: nothing flows
+ * through one of them to what it was made from.
+ */
+export function pullback(
+  output: Tensor,
+  outputGradient: Tensor,
+  targets: readonly Tensor[],
+): readonly Tensor[] {
+  return walkBack(output, outputGradient, targets, new Set(targets));
+}
+
+/** ends: tensors the walk does not go beyond. */
+function walkBack(
+  output: Tensor,
+  outputGradient: Tensor,
+  targets: readonly Tensor[],
+  ends: ReadonlySet<Tensor>,
+): readonly Tensor[] {
   const onPath = nodesOnPath(output, targets);
-  const contributions = new Map<Tensor, Tensor[]>([[output, [fill(1, [], output.dtype)]]]);
+  const contributions = new Map<Tensor, Tensor[]>([[output, [outputGradient]]]);
   const gradients = new Map<Tensor, Tensor>();
   for (const node of [...topologicalOrder([output])].reverse()) {
     const gradient = accumulate(contributions.get(node) ?? []);
     contributions.delete(node);
     if (gradient === undefined || !onPath.has(node)) continue;
     gradients.set(node, gradient);
+    if (ends.has(node)) continue;
     const row: OpRow<typeof node.op> = OPS[node.op] as OpRow<typeof node.op>;
     if (row.gradient === 'none') continue;
     const towards = row.gradient(gradient, node);

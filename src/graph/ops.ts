@@ -49,6 +49,7 @@ export interface OpAttributes {
   gelu: { readonly approximate: 'none' | 'tanh' };
   cast: { readonly dtype: DType };
   stopGradient: None;
+  after: None;
   withGradient: { readonly rule: GradientRule };
   // Products
   matMul: { readonly transposeA: boolean; readonly transposeB: boolean; readonly scale: number };

@@ -18,8 +18,10 @@ import {
   gather,
   maximum,
   multiply,
+  type RunLayer,
   reshape,
   rmsNorm,
+  runDirectly,
   scalar,
   scatterRows,
   sizeOf,
@@ -61,6 +63,7 @@ export function encodeWhole(
   pixels: Tensor,
   instructs: Tensor,
   config: FusionConfig,
+  run: RunLayer = runDirectly,
 ): WholeFeatures {
   const { patches } = config.vision;
   const textEmbedded = embedding(p.get('model.embed_tokens.weight'), instructs, config.padId);
@@ -69,7 +72,7 @@ export function encodeWhole(
   const question = config.textGuided
     ? { hiddenStates: projector(p.in('model.aux_projector'), textEmbedded, config), padding: textPadding }
     : undefined;
-  const { embedded, connected } = visionTower(p.in(TOWER), pixels, config, question);
+  const { embedded, connected } = visionTower(p.in(TOWER), pixels, config, question, run);
   const projected = projector(p.in('model.mm_projector'), connected, config);
   return {
     image: slice(projected, 1, 0, patches),
@@ -81,8 +84,13 @@ export function encodeWhole(
 }
 
 /** Encodes tiles, without text. pixels: [N, 3, S, S] → projected features [N, P, D]. */
-export function encodeTiles(p: Parameters, pixels: Tensor, config: FusionConfig): Tensor {
-  const { connected } = visionTower(p.in(TOWER), pixels, config);
+export function encodeTiles(
+  p: Parameters,
+  pixels: Tensor,
+  config: FusionConfig,
+  run: RunLayer = runDirectly,
+): Tensor {
+  const { connected } = visionTower(p.in(TOWER), pixels, config, undefined, run);
   return projector(p.in('model.mm_projector'), connected, config);
 }
 
@@ -135,13 +143,16 @@ export function decode(
   config: FusionConfig,
   attend: (layer: number) => Attend,
   interaction?: Interaction,
+  run: RunLayer = runDirectly,
 ): DecoderOutput {
   let hiddenStates = x;
   const keysValues: KeysValues[] = [];
   for (let i = 0; i < config.decoder.layers; i++) {
-    const layer = decoderLayer(p.in(`model.layers.${i}`), hiddenStates, tables, config.decoder, attend(i));
-    hiddenStates = layer.hiddenStates;
-    keysValues.push(layer.kv);
+    hiddenStates = run((y) => {
+      const layer = decoderLayer(p.in(`model.layers.${i}`), y, tables, config.decoder, attend(i));
+      keysValues[i] = layer.kv;
+      return layer.hiddenStates;
+    }, hiddenStates);
     const j = interactionAfter(i, config);
     if (interaction !== undefined && j !== undefined) {
       hiddenStates = interact(p, j, hiddenStates, interaction, config);
@@ -215,29 +226,30 @@ export interface ForwardOutput {
 
 /**
  * The whole model with its loss: `CE + λ·(L_text + L_vision)`, λ = `mapping_loss_weight`. Nothing is detached.
- * queryLength: latents per question, a perfect square.
+ * queryLength: latents per question, a perfect square; run: applies each encoder and decoder layer.
  */
 export function forward(
   p: Parameters,
   batch: Batch,
   config: FusionConfig,
   queryLength: number,
+  run: RunLayer = runDirectly,
 ): ForwardOutput {
   const { pixels, indices } = batch;
   const [size, side] = [dimOf(pixels, 0), config.vision.imageSize];
   const tilePixels = reshape(slice(pixels, 1, 0, 4), [-1, 3, side, side]);
   const wholePixels = reshape(slice(pixels, 1, 4, 1), [size, 3, side, side]);
   const tiles = poolTiles(
-    joinTiles(encodeTiles(p, tilePixels, config), size, config.vision.patches),
+    joinTiles(encodeTiles(p, tilePixels, config, run), size, config.vision.patches),
     config,
     queryLength,
   );
-  const whole = encodeWhole(p, wholePixels, batch.instructs, config);
+  const whole = encodeWhole(p, wholePixels, batch.instructs, config, run);
   const imageTokens = resizeImageTokens(whole.image, config);
   const x = embedSequence(p, imageTokens, tiles.latents, indices, config);
   const attend = causal(dimOf(indices.sources, 1));
   const interaction = { windows: tiles.windows, indices };
-  const { hiddenStates } = decode(p, x, batch.tables, config, () => attend, interaction);
+  const { hiddenStates } = decode(p, x, batch.tables, config, () => attend, interaction, run);
   const ce = crossEntropy(logitsAt(p, hiddenStates, batch.supervisedPositions, config), batch.targets);
   const mapping = mappingLoss(p, whole, config);
   const loss = add(ce, multiply(add(mapping.textLoss, mapping.visionLoss), config.mappingLossWeight));

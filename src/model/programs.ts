@@ -4,6 +4,7 @@
  * `graph/dims.ts`; letters are bound at run time.
  */
 import {
+  checkpointed,
   type Dim,
   gather,
   grad,
@@ -13,6 +14,7 @@ import {
   type Program,
   program,
   reshape,
+  runDirectly,
   scalar,
   type Tensor,
   where,
@@ -40,10 +42,28 @@ export interface ModelInputs {
   readonly parameters: Parameters;
 }
 
+/** Tensors beside the checkpoint's own, and the weights as they are with them: LoRA. */
+export interface Overlay {
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  /** The model's weights with the overlay's in effect. */
+  wrap(base: Parameters): Parameters;
+}
+
+/** How the loss is traced. */
+export interface TraceOptions {
+  readonly overlay?: Overlay | undefined;
+  /** Compute each layer again in the backward pass instead of keeping what it computed. */
+  readonly recompute?: boolean | undefined;
+}
+
 /** Fresh inputs for all weights of a model. */
-export function modelInputs(config: FusionConfig): ModelInputs {
-  const tensors = parameterInputs(expectedTensors(config));
-  return { tensors, parameters: parameters(tensors) };
+export function modelInputs(config: FusionConfig, overlay?: Overlay): ModelInputs {
+  const own = parameterInputs(expectedTensors(config));
+  if (overlay === undefined) return { tensors: own, parameters: parameters(own) };
+  return {
+    tensors: new Map([...own, ...overlay.tensors]),
+    parameters: overlay.wrap(parameters(own)),
+  };
 }
 
 function rotaryInputs(config: FusionConfig, sequence: Dim): RotaryTables {
@@ -69,8 +89,12 @@ export interface ForwardTrace {
 }
 
 /** Traces the whole model on a batch of inputs. queryLength: latents per question. */
-export function traceForward(config: FusionConfig, queryLength: number): ForwardTrace {
-  const model = modelInputs(config);
+export function traceForward(
+  config: FusionConfig,
+  queryLength: number,
+  { overlay, recompute = false }: TraceOptions = {},
+): ForwardTrace {
+  const model = modelInputs(config, overlay);
   const side = config.vision.imageSize;
   const batch = {
     pixels: input('pixels', 'f32', ['B', 5, 3, side, side]),
@@ -80,7 +104,8 @@ export function traceForward(config: FusionConfig, queryLength: number): Forward
     supervisedPositions: input('supervised_positions', 'i32', ['M']),
     targets: input('targets', 'i32', ['M']),
   };
-  return { model, output: forward(model.parameters, batch, config, queryLength), config };
+  const run = recompute ? checkpointed : runDirectly;
+  return { model, output: forward(model.parameters, batch, config, queryLength, run), config };
 }
 
 /** The loss and its parts, as outputs of a program. */
@@ -96,14 +121,16 @@ export function lossOutputs({ output }: ForwardTrace): Readonly<Record<string, T
 /** Name of the output that holds the gradient of a weight. */
 export const gradientOf = (weight: string): string => `grad.${weight}`;
 
-/** The loss's parts and the gradients of the named weights. */
+/** The loss's parts and the gradients of the named tensors, the model's or the overlay's. */
 export function lossAndGradientsProgram(
   config: FusionConfig,
   queryLength: number,
   trainable: readonly string[],
+  options: TraceOptions = {},
 ): Program {
-  const trace = traceForward(config, queryLength);
-  const weights = trainable.map((name) => trace.model.parameters.get(name));
+  const trace = traceForward(config, queryLength, options);
+  const { tensors } = trace.model;
+  const weights = trainable.map((name) => parameters(tensors).get(name));
   const gradients = grad(trace.output.loss, weights);
   const named = trainable.map((name, i) => [gradientOf(name), gradients[i] as Tensor] as const);
   return program('loss_and_gradients', { ...lossOutputs(trace), ...Object.fromEntries(named) });

@@ -18,7 +18,9 @@ import {
   iota,
   layerNorm,
   multiply,
+  type RunLayer,
   reshape,
+  runDirectly,
   scalar,
   slice,
   sum,
@@ -57,12 +59,16 @@ export function embedPatches(p: Parameters, pixels: Tensor, c: VisionConfig): Te
   return add(embedded, p.get('position_embedding.weight'));
 }
 
-/** Encodes crops, together with a question where one is given, and mixes the layers for the connector. */
+/**
+ * Encodes crops, together with a question where one is given, and mixes the layers for the connector. run: applies
+ * each layer.
+ */
 export function visionTower(
   p: Parameters,
   pixels: Tensor,
   config: FusionConfig,
   question?: QuestionTokens,
+  run: RunLayer = runDirectly,
 ): VisionStates {
   const c = config.vision;
   const embedded = embedPatches(p.in('embeddings'), pixels, c);
@@ -72,7 +78,7 @@ export function visionTower(
   let middle: Tensor | undefined;
   for (let i = 0; i < c.layers; i++) {
     const attend = attentionPattern(config, question, i < half);
-    x = encoderLayer(p.in(`encoder.layers.${i}`), x, c, attend);
+    x = run((y) => encoderLayer(p.in(`encoder.layers.${i}`), y, c, attend), x);
     const state = i + 1;
     if (state < half) low = add(low, x);
     else if (state < 2 * half) middle = middle === undefined ? x : add(middle, x);

@@ -8,6 +8,7 @@ import {
   isTrainable,
   learningRateFor,
   readTrainConfig,
+  recipesOf,
   resolveConfig,
   showConfig,
   unusedPatterns,
@@ -59,6 +60,16 @@ describe('resolveConfig', () => {
       group_by_modality_length: false,
       skip_limit: 0.01,
     });
+  });
+
+  it('takes recipes in turn', () => {
+    const stage = only(
+      LEAST.replace('sets/all.yaml', '{synth: [{categories: [A], count: 3}, {categories: [B], count: 5}]}'),
+    );
+    const { synth } = stage.data as Exclude<typeof stage.data, string>;
+    expect(recipesOf(synth).map(({ count }) => count)).toEqual([3, 5]);
+    expect(resolveConfig(showConfig([stage]), FILE)).toEqual([stage]);
+    expect(recipesOf({ categories: ['A'], count: 3 })).toEqual([{ categories: ['A'], count: 3 }]);
   });
 
   it('takes a synthetic recipe, and LoRA with its published numbers', () => {
@@ -167,6 +178,24 @@ stages:
       'objects the wrong way round',
       LEAST.replace('sets/all.yaml', '{synth: {categories: [A], count: 1, min_objects: 4, max_objects: 2}}'),
       'a.yaml:3: data.synth.max_objects: expected at least min_objects 4, got 2',
+    ],
+    [
+      'objects the wrong way round in a curriculum',
+      LEAST.replace(
+        'sets/all.yaml',
+        '\n  synth:\n    - {categories: [A], count: 1}\n    - {categories: [A], count: 1, min_objects: 4, max_objects: 2}',
+      ),
+      'a.yaml:6: data.synth[1].max_objects: expected at least min_objects 4, got 2',
+    ],
+    [
+      'a mistyped key in a curriculum',
+      LEAST.replace('sets/all.yaml', '\n  synth:\n    - categories: [A]\n      coutn: 3\n      count: 1'),
+      'a.yaml:6: data.synth[0].coutn: unknown key; did you mean count?',
+    ],
+    [
+      'an empty curriculum',
+      LEAST.replace('sets/all.yaml', '{synth: []}'),
+      'a.yaml:3: data.synth: expected a list of recipes, got []',
     ],
     [
       'another mode',

@@ -23,17 +23,17 @@ import type { z } from 'zod';
 import { isRecord, kindOf } from '../checkpoint/jsonText.ts';
 import { messageOf, UserError } from '../common/errors.ts';
 import { nearestName } from '../common/nearest.ts';
-import { knownKeys, loraSchema, type RawStage, stageSchema } from './configSchema.ts';
+import { knownKeys, loraSchema, type RawRecipe, type RawStage, stageSchema } from './configSchema.ts';
 
 /**
  * One stage, resolved: keys are the file's. `batch_size` samples pass at once and `accumulation` passes make one
  * step. `freeze` holds what `mode` stands for besides the file's own patterns. Without `max_steps`, `epochs` rule;
  * without `query_lens`, the model's configuration; `clip_norm` 0 does not clip; `skip_limit` is the share of
- * samples that may be skipped. `data` is an absolute path or a recipe.
+ * samples that may be skipped. `data` is an absolute path, a recipe, or recipes that take turns.
  */
 export type StageConfig = RawStage;
 
-export type { RateRule } from './configSchema.ts';
+export type { RateRule, RawRecipe } from './configSchema.ts';
 
 /** The patterns each mode freezes; a tensor is trained when none is found in its name. */
 const MODES: Readonly<Record<StageConfig['mode'], readonly string[]>> = {
@@ -125,10 +125,19 @@ function checkTogether(raw: RawStage, fail: Fail): void {
   if (raw.lora !== undefined && raw.mode !== 'lora') {
     fail(['lora'], `expected lora only with mode: lora, got mode: ${raw.mode}`);
   }
-  if (typeof raw.data !== 'string') {
-    const { min_objects: min = 1, max_objects: max = 5 } = raw.data.synth;
-    if (min > max) fail(['data', 'synth', 'max_objects'], `expected at least min_objects ${min}, got ${max}`);
+  if (typeof raw.data === 'string') return;
+  const { synth } = raw.data;
+  const alone = !Array.isArray(synth);
+  for (const [i, { min_objects: min = 1, max_objects: max = 5 }] of recipesOf(synth).entries()) {
+    if (min <= max) continue;
+    const at = ['data', 'synth', ...(alone ? [] : [i]), 'max_objects'];
+    fail(at, `expected at least min_objects ${min}, got ${max}`);
   }
+}
+
+/** The recipes of `data.synth`, in their order. */
+export function recipesOf(synth: Exclude<StageConfig['data'], string>['synth']): readonly RawRecipe[] {
+  return 'categories' in synth ? [synth] : synth;
 }
 
 type Issue = z.core.$ZodIssue;

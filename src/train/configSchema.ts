@@ -55,7 +55,7 @@ const categories = z.union([readonlyList(text('the name of a category'), 'a list
 });
 
 /** Synthetic data: categories, samples, seed, side of the pictures, and how hard its scenes are. */
-const synthSchema = z.strictObject(
+const recipeSchema = z.strictObject(
   {
     categories,
     count: integer(1),
@@ -71,6 +71,13 @@ const synthSchema = z.strictObject(
   },
   { error: 'a recipe' },
 );
+
+/** One recipe, or a curriculum: the samples of each in turn. */
+const synthSchema = z.union([recipeSchema, readonlyList(recipeSchema, 'a list of recipes')], {
+  error: 'a recipe, or a list of them',
+});
+
+export type RawRecipe = z.infer<typeof recipeSchema>;
 
 const dataSchema = z.union(
   [text(), z.strictObject({ synth: synthSchema }, { error: 'a path, or synth: and a recipe' })],
@@ -135,7 +142,7 @@ export function knownKeys(path: readonly PropertyKey[]): readonly string[] {
   const inner = path[0] === 'stages' && path.length > 2 ? path.slice(2) : path;
   if (inner.length > 1 && inner[0] === 'lora') return Object.keys(loraSchema.shape);
   if (inner.length > 1 && inner[0] === 'data')
-    return inner.length > 2 ? Object.keys(synthSchema.shape) : ['synth'];
+    return inner.length > 2 ? Object.keys(recipeSchema.shape) : ['synth'];
   const keys = Object.keys(stageSchema.shape);
   return inner === path ? [...keys, 'stages'] : keys;
 }

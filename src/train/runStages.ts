@@ -5,22 +5,18 @@
 import { existsSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { openCheckpoint } from '../checkpoint/folder.ts';
-import { loadWeights } from '../checkpoint/loadWeights.ts';
 import { UserError } from '../common/errors.ts';
-import { formatFor, formatNamed } from '../data/conversation.ts';
-import { CATEGORIES, type Category, type SynthOptions } from '../data/synth/index.ts';
-import { loadTokenizer } from '../data/tokenizer.ts';
-import { describeVariant, type FusionConfig, readFusionConfig } from '../model/config.ts';
-import { expectedTensors } from '../model/weights.ts';
+import { describeVariant, type FusionConfig } from '../model/config.ts';
 import type { Device } from '../runtime/types.ts';
 import { checkpointSteps, readRun, type SavedRun } from './checkpoint.ts';
-import { readTrainConfig, type StageConfig, unusedPatterns } from './config.ts';
+import { checkStageData } from './checkStageData.ts';
+import { diffConfigs, readTrainConfig, type StageConfig, unusedPatterns } from './config.ts';
 import type { MetricsRow } from './metrics.ts';
 import { readMetrics } from './metrics.ts';
 import { modelCard } from './modelCard.ts';
+import { openEncoder, openSource } from './openSource.ts';
 import { type ReportStage, writeReport } from './report.ts';
-import { type Encoder, type SampleSource, type SynthRecipe, SynthSource } from './source.ts';
+import { openStageModel, tensorNames, wholeModel } from './stageModel.ts';
 import { checkSameConfig, train } from './train.ts';
 
 export interface StagesOptions {
@@ -31,11 +27,15 @@ export interface StagesOptions {
   readonly labels?: readonly string[] | undefined;
   /** The checkpoint the first stage begins with. */
   readonly base: string;
+  /** An adapter-only file or folder, laid over the first stage's base. */
+  readonly adapter?: string | undefined;
   readonly out: string;
   /** Go on where the run in `out` stands. */
   readonly resume: boolean;
   /** Go on although the configuration changed since the run was saved. */
   readonly allowChanges?: boolean | undefined;
+  /** Walk the stages' data sets before training; told what was found, line by line. */
+  readonly onCheck?: ((line: string) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onStage?: ((stage: StageConfig, totalSteps: number, doneSteps: number) => void) | undefined;
   readonly onLog?: ((row: MetricsRow, totalSteps: number) => void) | undefined;
@@ -46,10 +46,12 @@ export interface StagesOptions {
 /** Runs the stages; returns the last checkpoint. Throws `UserError` for a run that is there and not to be resumed. */
 export async function trainStages(o: StagesOptions): Promise<string> {
   const stages = chooseStages(await readTrainConfig(o.configFile), o.labels, o.configFile);
+  if (o.onCheck !== undefined) await checkStageData(stages, o.base, o.onCheck);
   let model = o.base;
-  for (const stage of stages) {
-    model = await trainStage(stage, model, o);
-    if (o.signal?.aborted) return model;
+  for (const [i, stage] of stages.entries()) {
+    const trained = await trainStage(stage, model, o, i === 0 ? o.adapter : undefined);
+    if (o.signal?.aborted) return trained;
+    model = i === stages.length - 1 ? trained : await wholeModel(stage, trained, model);
   }
   await report(stages, o);
   return model;
@@ -68,23 +70,23 @@ function chooseStages(all: readonly StageConfig[], labels: readonly string[] | u
 
 const folderOf = (out: string, stage: StageConfig): string => path.join(out, `stage-${stage.stage}`);
 
-async function trainStage(stage: StageConfig, base: string, o: StagesOptions): Promise<string> {
+async function trainStage(
+  stage: StageConfig,
+  base: string,
+  o: StagesOptions,
+  adapter: string | undefined,
+): Promise<string> {
   const out = folderOf(o.out, stage);
   await mkdir(out, { recursive: true });
   const saved = await savedRun(out, stage, o);
-  if (saved !== undefined && saved.state.global_step === saved.state.max_steps) return saved.dir;
-  const from = saved?.dir ?? base;
-  const config = { ...(await readFusionConfig(from)), mappingLossWeight: stage.mapping_loss_weight };
-  warnUnused(stage, config);
-  const weights = await loadWeights(o.device, config, await openCheckpoint(from));
-  const tokenizer = await loadTokenizer(from);
-  const format =
-    config.conversationFormat === undefined
-      ? formatFor(config.modelType)
-      : formatNamed(config.conversationFormat);
-  const source = openSource(stage, { tokenizer, format, config });
+  if (saved !== undefined && isFinished(saved, stage)) return saved.dir;
+  const { allowChanges } = o;
+  const model = await openStageModel(o.device, stage, { base, adapter, saved: saved?.dir, allowChanges });
+  const { config, weights, lora, folder } = model;
+  warnUnused(stage, tensorNames(config, lora));
+  const source = await openSource(stage, await openEncoder(config, folder), out);
   try {
-    const card = cardOf(stage, config, out);
+    const card = cardOf(stage, config, out, source.count);
     const options = {
       device: o.device,
       config,
@@ -92,13 +94,15 @@ async function trainStage(stage: StageConfig, base: string, o: StagesOptions): P
       stage,
       source,
       out,
-      base: from,
+      lora,
+      base: folder,
       resume: saved,
       card,
     };
     const { checkpoint } = await train({ ...options, onLog: o.onLog, signal: o.signal });
     return checkpoint;
   } finally {
+    await source.close();
     await o.device.free(Object.values(weights));
   }
 }
@@ -113,52 +117,20 @@ async function savedRun(out: string, stage: StageConfig, o: StagesOptions): Prom
   return saved;
 }
 
-function warnUnused(stage: StageConfig, config: FusionConfig): void {
-  const unused = unusedPatterns(stage, [...expectedTensors(config).keys()]);
+/** With other settings than it was saved with, such as more steps, a run that had ended may go on. */
+function isFinished({ state, stage: before }: SavedRun, stage: StageConfig): boolean {
+  return state.global_step === state.max_steps && diffConfigs(before, stage).length === 0;
+}
+
+function warnUnused(stage: StageConfig, names: readonly string[]): void {
+  const unused = unusedPatterns(stage, names);
   if (unused.length === 0) return;
   throw new UserError(
     `stage ${stage.stage}: expected patterns of tensor names, got ${unused.join(', ')}, which match none`,
   );
 }
 
-/** The samples a stage is trained on. */
-export function openSource(stage: StageConfig, encoder: Encoder): SampleSource {
-  if (typeof stage.data === 'string')
-    throw new UserError(`stage ${stage.stage}: data: expected synth: and a recipe`);
-  return new SynthSource(recipeOf(stage.data.synth, stage.seed), encoder);
-}
-
-type RawRecipe = Exclude<StageConfig['data'], string>['synth'];
-
-function recipeOf(raw: RawRecipe, seed: number): SynthRecipe {
-  const named = raw.categories;
-  const weights: Record<string, number> = Array.isArray(named)
-    ? Object.fromEntries(named.map((name) => [name, 1]))
-    : { ...(named as Record<string, number>) };
-  const unknown = Object.keys(weights).find((name) => !(CATEGORIES as readonly string[]).includes(name));
-  if (unknown !== undefined) {
-    throw new UserError(`synth: categories: expected ${CATEGORIES.join(', ')}, got ${unknown}`);
-  }
-  const set = <K extends keyof SynthOptions>(key: K, value: SynthOptions[K] | undefined) =>
-    value === undefined ? {} : { [key]: value };
-  return {
-    categories: Object.entries(weights) as [Category, number][],
-    count: raw.count,
-    seed: raw.seed ?? seed,
-    imageSize: raw.size ?? 128,
-    options: {
-      ...set('minObjects', raw.min_objects),
-      ...set('maxObjects', raw.max_objects),
-      ...set('shapes', raw.shapes),
-      ...set('colours', raw.colours),
-      ...set('words', raw.words),
-      ...set('textures', raw.textures),
-      ...set('overlaps', raw.overlaps),
-    },
-  };
-}
-
-function cardOf(stage: StageConfig, config: FusionConfig, out: string) {
+function cardOf(stage: StageConfig, config: FusionConfig, out: string, samples: number) {
   const metrics = path.join(out, 'metrics.jsonl');
   const data = typeof stage.data === 'string' ? stage.data : 'synthetic scenes';
   return async (): Promise<string> =>
@@ -168,7 +140,7 @@ function cardOf(stage: StageConfig, config: FusionConfig, out: string) {
       license: 'apache-2.0',
       languages: ['en'],
       baseModels: [],
-      data: [{ name: data, samples: typeof stage.data === 'string' ? 0 : stage.data.synth.count }],
+      data: [{ name: data, samples }],
       stages: [{ config: stage, rows: existsSync(metrics) ? await readMetrics(metrics) : [] }],
       folder: out,
     });

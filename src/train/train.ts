@@ -9,9 +9,10 @@ import { Random } from '../common/random.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { expectedTensors } from '../model/weights.ts';
 import type { Device, ResidentTensor } from '../runtime/types.ts';
-import { makeBatch, type TrainBatch } from './batch.ts';
-import { type DataState, loadMoments, type SavedRun, saveCheckpoint } from './checkpoint.ts';
+import { type EncodedSample, makeBatch, type TrainBatch } from './batch.ts';
+import { type DataState, loadMoments, removeLeftovers, type SavedRun, saveCheckpoint } from './checkpoint.ts';
 import { decays, diffConfigs, isTrainable, learningRateFor, type StageConfig } from './config.ts';
+import { dropoutFeeds, factorShapes, type LoraSetup, loraOverlay } from './loraStage.ts';
 import { type MetricsLog, type MetricsRow, openMetrics } from './metrics.ts';
 import { scheduleFactor } from './schedule.ts';
 import type { SampleSource } from './source.ts';
@@ -22,9 +23,11 @@ import { logEntryOf, type TrainerState } from './trainerState.ts';
 export interface TrainOptions {
   readonly device: Device;
   readonly config: FusionConfig;
-  /** Every weight of the model, resident; updated in place. */
+  /** Every weight of the model, and with LoRA its factors, resident; updated in place. */
   readonly weights: Readonly<Record<string, ResidentTensor>>;
   readonly stage: StageConfig;
+  /** What `mode: lora` trains. */
+  readonly lora?: LoraSetup | undefined;
   readonly source: SampleSource;
   /** The run's folder. */
   readonly out: string;
@@ -49,14 +52,21 @@ export interface TrainResult {
 }
 
 /** Optimizer steps of a stage: `max_steps`, or what its epochs take. */
-export function totalStepsOf(stage: StageConfig, samples: number): number {
+export function totalStepsOf(stage: StageConfig, batchesPerEpoch: number): number {
   if (stage.max_steps !== undefined) return stage.max_steps;
-  return Math.ceil(((stage.epochs ?? 1) * samples) / (stage.batch_size * stage.accumulation));
+  const steps = ((stage.epochs ?? 1) * batchesPerEpoch) / stage.accumulation;
+  // Rounding of fractions must not add a step.
+  return Math.max(1, Math.ceil(steps - 1e-9));
 }
 
-/** How each trained weight is updated; frozen ones are left out. */
-export function weightRules(config: FusionConfig, stage: StageConfig): ReadonlyMap<string, WeightRule> {
-  const trained = [...expectedTensors(config)].filter(([name]) => isTrainable(name, stage));
+/** How each trained weight is updated, LoRA's factors included; frozen ones are left out. */
+export function weightRules(
+  config: FusionConfig,
+  stage: StageConfig,
+  lora?: LoraSetup,
+): ReadonlyMap<string, WeightRule> {
+  const all = [...expectedTensors(config), ...factorShapes(lora)];
+  const trained = all.filter(([name]) => isTrainable(name, stage));
   if (trained.length === 0)
     throw new UserError(`stage ${stage.stage}: expected something to train, got all frozen`);
   return new Map(
@@ -68,6 +78,18 @@ export function weightRules(config: FusionConfig, stage: StageConfig): ReadonlyM
       },
     ]),
   );
+}
+
+/** The highest learning rates inside and outside of the vision tower; 0 where all is frozen. */
+function peakRates(rules: ReadonlyMap<string, WeightRule>) {
+  const highest = (inTower: boolean) =>
+    Math.max(
+      0,
+      ...[...rules].flatMap(([name, { learningRate }]) =>
+        name.startsWith('model.vision_tower.') === inTower ? [learningRate] : [],
+      ),
+    );
+  return { tower: highest(true), rest: highest(false) };
 }
 
 /**
@@ -105,27 +127,30 @@ class Run {
   readonly #events: EventFile;
   readonly #rows: MetricsRow[];
   readonly #totalSteps: number;
+  readonly #peakRates: { readonly tower: number; readonly rest: number };
   #step: number;
   #window: Window;
   #secondsBefore: number;
   #began = performance.now();
   #windowBegan = performance.now();
+  #windowSamples = 0;
   #windowTokens = 0;
   #checkpoint: string;
   #savedStep: number;
 
   static async open(o: TrainOptions): Promise<Run> {
     const { resume, stage, out } = o;
+    await removeLeftovers(out);
     const moments =
       resume === undefined ? new Map<string, Moments>() : await loadMoments(o.device, resume.dir);
     const step = resume?.state.global_step ?? 0;
-    const trainer = await Trainer.create(
-      o.device,
-      o.config,
-      o.weights,
-      weightRules(o.config, stage),
-      moments,
-    );
+    const { device, config, weights, lora } = o;
+    const rules = weightRules(config, stage, lora);
+    const overlay = lora === undefined ? undefined : () => loraOverlay(lora);
+    const trainer = await Trainer.create(device, config, weights, rules, moments, {
+      overlay,
+      recompute: stage.recompute,
+    });
     const metrics = await openMetrics(path.join(out, 'metrics.jsonl'), step);
     const events = await openEventFile(path.join(out, 'runs'), { resumedStep: step });
     return new Run(o, trainer, metrics, events, step);
@@ -143,7 +168,8 @@ class Run {
     this.#metrics = metrics;
     this.#events = events;
     this.#step = step;
-    this.#totalSteps = totalStepsOf(o.stage, o.source.count);
+    this.#totalSteps = totalStepsOf(o.stage, o.source.batchesPerEpoch);
+    this.#peakRates = peakRates(weightRules(o.config, o.stage, o.lora));
     this.#rows = [...metrics.kept];
     this.#checkpoint = o.resume?.dir ?? '';
     this.#savedStep = o.resume === undefined ? -1 : step;
@@ -174,18 +200,39 @@ class Run {
   async #next(): Promise<void> {
     const { stage } = this.#o;
     const step = this.#step + 1;
+    const before = this.#o.source.state();
     const queryLength = this.#queryLength(step);
-    const batches: TrainBatch[] = [];
-    for (let i = 0; i < stage.accumulation; i++) batches.push(await this.#batch(queryLength));
+    const batches = await this.#batches(step, queryLength).catch(async (error: unknown) => {
+      // Data that cannot be used says nothing against the steps already taken.
+      if (error instanceof UserError && this.#step > 0) await this.#save(before);
+      throw error;
+    });
     const rateFactor = scheduleFactor(stage, step - 1, this.#totalSteps);
     const options = { step, queryLength, rateFactor, clipNorm: stage.clip_norm };
     const result = await this.#trainer.step(batches, options).catch(async (error: unknown) => {
-      if (error instanceof DivergedError) await this.#save();
-      throw error;
+      throw error instanceof DivergedError ? await this.#diverged(error, before) : error;
     });
     this.#step = step;
     this.#window = added(this.#window, result);
+    this.#windowSamples += batches.reduce((sum, { ids }) => sum + ids.length, 0);
     this.#windowTokens += batches.reduce((sum, { tokens }) => sum + tokens, 0);
+  }
+
+  /** The passes of one step; more are drawn where none of them has a sample that can be used. */
+  async #batches(step: number, queryLength: number): Promise<readonly TrainBatch[]> {
+    const { source, stage } = this.#o;
+    const batches: TrainBatch[] = [];
+    for (let i = 0; i < stage.accumulation || batches.length === 0; i++) {
+      const samples = await source.next();
+      if (samples.length > 0) batches.push(this.#batch(samples, queryLength, `${step}/${i}`));
+    }
+    return batches;
+  }
+
+  /** Keeps the state before the step that failed, and says where. */
+  async #diverged(error: DivergedError, before: DataState): Promise<DivergedError> {
+    const dir = await this.#write(before, 'diverged');
+    return new DivergedError(`${error.message}; the state before this step is in ${dir}`);
   }
 
   /** One of the listed lengths for the whole batch, drawn anew at each step. */
@@ -196,9 +243,14 @@ class Run {
     return lengths[draw] ?? config.defaultQueryLen;
   }
 
-  async #batch(queryLength: number): Promise<TrainBatch> {
-    const { source, stage, config } = this.#o;
-    return makeBatch(await source.next(stage.batch_size), config, queryLength, stage.max_length);
+  /** pass: names the pass, for what is random in it. */
+  #batch(samples: readonly EncodedSample[], queryLength: number, pass: string): TrainBatch {
+    const { stage, config, lora } = this.#o;
+    const batch = makeBatch(samples, config, queryLength, stage.max_length);
+    if (lora === undefined) return batch;
+    const [size = 0, sequence = 0] = batch.feeds.sources?.shape ?? [];
+    const random = new Random(stage.seed).fork(`dropout/${pass}`);
+    return { ...batch, feeds: { ...batch.feeds, ...dropoutFeeds(lora, size, sequence, random) } };
   }
 
   async #log(): Promise<void> {
@@ -206,24 +258,24 @@ class Run {
     const now = performance.now();
     const seconds = (now - this.#windowBegan) / 1e3;
     const { steps, ...sums } = this.#window;
-    const samples = steps * stage.batch_size * stage.accumulation;
     const factor = scheduleFactor(stage, this.#step - 1, this.#totalSteps);
     const row: MetricsRow = {
       step: this.#step,
-      epoch: (this.#step * stage.batch_size * stage.accumulation) / this.#o.source.count,
+      epoch: this.#epoch(),
       loss: sums.loss / steps,
       cross_entropy: sums.crossEntropy / steps,
       text_loss: sums.textLoss / steps,
       vision_loss: sums.visionLoss / steps,
-      learning_rate: learningRateFor('lm_head.weight', stage) * factor,
-      vision_learning_rate: learningRateFor('model.vision_tower.', stage) * factor,
+      learning_rate: this.#peakRates.rest * factor,
+      vision_learning_rate: this.#peakRates.tower * factor,
       grad_norm: sums.gradientNorm / steps,
-      samples_per_s: samples / seconds,
+      samples_per_s: this.#windowSamples / seconds,
       tokens_per_s: this.#windowTokens / seconds,
       seconds: this.#secondsBefore + (now - this.#began) / 1e3,
     };
     this.#window = EMPTY;
     this.#windowBegan = now;
+    this.#windowSamples = 0;
     this.#windowTokens = 0;
     this.#rows.push(row);
     await this.#metrics.append(row);
@@ -231,12 +283,23 @@ class Run {
     onLog?.(row, this.#totalSteps);
   }
 
-  async #save(): Promise<void> {
+  /** How many times the data was seen. */
+  #epoch(): number {
+    return (this.#step * this.#o.stage.accumulation) / this.#o.source.batchesPerEpoch;
+  }
+
+  /** dataState: where the data of the steps taken end. */
+  async #save(dataState: DataState = this.#o.source.state()): Promise<void> {
     if (this.#savedStep === this.#step) return;
-    const { device, out, stage, config, base, source, card } = this.#o;
+    this.#checkpoint = await this.#write(dataState, 'checkpoint');
+    this.#savedStep = this.#step;
+  }
+
+  async #write(source: DataState, kind: 'checkpoint' | 'diverged'): Promise<string> {
+    const { device, out, stage, config, base, card, lora } = this.#o;
     await this.#metrics.sync();
     const state: TrainerState = {
-      epoch: (this.#step * stage.batch_size * stage.accumulation) / source.count,
+      epoch: this.#epoch(),
       global_step: this.#step,
       max_steps: this.#totalSteps,
       num_train_epochs: stage.epochs ?? 1,
@@ -245,11 +308,10 @@ class Run {
       best_model_checkpoint: null,
       total_flos: 0,
     };
-    const dataState: DataState = { ...source.state(), window: JSON.stringify(this.#window) };
+    const dataState: DataState = { ...source, window: JSON.stringify(this.#window) };
     const readme = (await card?.()) ?? `# Stage ${stage.stage}, step ${this.#step}\n`;
-    const saved = { out, stage, config, base, state, dataState, readme };
-    this.#checkpoint = await saveCheckpoint(device, this.#trainer, saved);
-    this.#savedStep = this.#step;
+    const saved = { out, kind, stage, config, base, state, dataState, readme, lora };
+    return saveCheckpoint(device, this.#trainer, saved);
   }
 
   async close(): Promise<void> {

@@ -4,8 +4,7 @@
  */
 import { UserError } from '../common/errors.ts';
 import type { FusionConfig } from '../model/config.ts';
-import { gradientOf, lossAndGradientsProgram } from '../model/programs.ts';
-import { expectedTensors } from '../model/weights.ts';
+import { gradientOf, lossAndGradientsProgram, type Overlay } from '../model/programs.ts';
 import type { Device, Executable, ResidentTensor, RunResult } from '../runtime/types.ts';
 import type { TrainBatch } from './batch.ts';
 
@@ -35,7 +34,7 @@ export interface StepOptions {
   readonly queryLength: number;
   /** The schedule's factor on every learning rate. */
   readonly rateFactor: number;
-  /** Largest global norm of the gradients. */
+  /** Largest global norm of the gradients; 0: any. */
   readonly clipNorm: number;
 }
 
@@ -46,6 +45,14 @@ export interface StepResult {
   readonly visionLoss: number;
   /** Before clipping. */
   readonly gradientNorm: number;
+}
+
+/** How the loss program is traced. */
+export interface TraceOptions {
+  /** Fresh inputs for what is trained beside the model's own weights. */
+  readonly overlay?: (() => Overlay) | undefined;
+  /** Compute each layer again in the backward pass, for less memory. */
+  readonly recompute?: boolean | undefined;
 }
 
 /** A loss that is no number: training cannot go on from here. */
@@ -59,6 +66,7 @@ export class Trainer {
   readonly #device: Device;
   readonly #config: FusionConfig;
   readonly #rules: ReadonlyMap<string, WeightRule>;
+  readonly #trace: TraceOptions;
   readonly #programs = new Map<number, Executable>();
 
   private constructor(
@@ -67,17 +75,19 @@ export class Trainer {
     weights: Readonly<Record<string, ResidentTensor>>,
     rules: ReadonlyMap<string, WeightRule>,
     moments: ReadonlyMap<string, Moments>,
+    trace: TraceOptions,
   ) {
     this.#device = device;
     this.#config = config;
     this.weights = weights;
     this.#rules = rules;
     this.moments = moments;
+    this.#trace = trace;
   }
 
   /**
-   * weights: every tensor of the model, by checkpoint name; rules: those to be trained. Moments are zeros unless
-   * given (a resumed run).
+   * weights: every tensor of the model and of the overlay, by checkpoint name; rules: those to be trained. Moments
+   * are zeros unless given (a resumed run).
    */
   static async create(
     device: Device,
@@ -85,10 +95,11 @@ export class Trainer {
     weights: Readonly<Record<string, ResidentTensor>>,
     rules: ReadonlyMap<string, WeightRule>,
     moments: ReadonlyMap<string, Moments> = new Map(),
+    trace: TraceOptions = {},
   ): Promise<Trainer> {
     const all = new Map<string, Moments>();
     for (const name of rules.keys()) {
-      const shape = expectedTensors(config).get(name);
+      const shape = weights[name]?.shape;
       if (shape === undefined)
         throw new Error(`internal: ${name} is to be trained, but the model has no such weight`);
       const zeros = async () => ({
@@ -97,7 +108,7 @@ export class Trainer {
       });
       all.set(name, moments.get(name) ?? (await zeros()));
     }
-    return new Trainer(device, config, weights, rules, all);
+    return new Trainer(device, config, weights, rules, all, trace);
   }
 
   /**
@@ -114,7 +125,8 @@ export class Trainer {
         `step ${options.step}: the gradients' norm is ${gradientNorm} (${idsOf(batches)})`,
       );
     }
-    const clip = Math.min(1, options.clipNorm / (gradientNorm + NORM_EPSILON));
+    const { clipNorm } = options;
+    const clip = clipNorm === 0 ? 1 : Math.min(1, clipNorm / (gradientNorm + NORM_EPSILON));
     await this.#update(names, gradients, clip / batches.length, options);
     await this.#device.free(gradients);
     return { ...losses, gradientNorm };
@@ -168,7 +180,11 @@ export class Trainer {
   async #program(queryLength: number): Promise<Executable> {
     const known = this.#programs.get(queryLength);
     if (known !== undefined) return known;
-    const traced = lossAndGradientsProgram(this.#config, queryLength, [...this.#rules.keys()]);
+    const names = [...this.#rules.keys()];
+    const traced = lossAndGradientsProgram(this.#config, queryLength, names, {
+      overlay: this.#trace.overlay?.(),
+      recompute: this.#trace.recompute,
+    });
     const program = await this.#device.load(traced);
     this.#programs.set(queryLength, program);
     return program;

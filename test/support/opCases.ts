@@ -195,6 +195,15 @@ export const OP_CASES: { readonly [N in OpName]: readonly OpCase[] } = {
     ...of(([x]) => f.cast(x!, 'i64'), [ids([2], [3, -4], 'i32')]),
   ],
   stopGradient: unary(f.stopGradient),
+  after: [
+    ...of(
+      ([x, y]) => f.after(f.square(x!), f.exp(y!)),
+      [
+        { shape: [2, 3], draw: 'normal' },
+        { shape: [2, 3], draw: 'normal' },
+      ],
+    ),
+  ],
   withGradient: unary((x) => f.withGradient(f.square(x), [x], (g) => [f.multiply(g, f.multiply(x, 2))])),
   matMul: [
     ...product(

@@ -338,6 +338,7 @@ const REFERENCE: { readonly [N in OpName]: Rule<N> } = {
   gelu: unary(gelu),
   cast,
   stopGradient: (_node, [x]) => x!,
+  after: (_node, [x]) => x!,
   withGradient: (_node, [y]) => y!,
   matMul,
   rotary,

@@ -1,5 +1,4 @@
 /** What can be had without looking: how well the best constant answers do. Knows nothing of models. */
-import type { EvalQuestion } from './sample.ts';
 
 /** Shares of right answers, 0 to 1. */
 export interface BlindBaseline {
@@ -10,7 +9,12 @@ export interface BlindBaseline {
   readonly byKind: number;
 }
 
-type Asked = Pick<EvalQuestion, 'category' | 'kind' | 'answer'>;
+/** What is known of a question; questions may be grouped by another label than the generator's category. */
+interface Asked {
+  readonly category: string;
+  readonly kind: string;
+  readonly answer: string;
+}
 
 /** The blind baselines of each category and, under `all`, of all questions. */
 export function blindBaselines(questions: readonly Asked[]): Map<string, BlindBaseline> {

@@ -1,5 +1,5 @@
 /** Elementwise ops. Gradients may stay broadcast: the walk in `gradient.ts` sums them back. */
-import { broadcastShapes } from '../dims.ts';
+import { broadcastShapes, sameShape } from '../dims.ts';
 import { DTYPES, isFloat } from '../dtype.ts';
 import {
   add,
@@ -18,7 +18,7 @@ import {
 } from '../functions.ts';
 import type { Lowering } from '../lowering.ts';
 import type { OpName, OpRow, OpTable } from '../ops.ts';
-import { scalar, type Tensor } from '../tensor.ts';
+import { describe, scalar, type Tensor } from '../tensor.ts';
 import { broadcastOperands, likeOperand, operand, requireSameType } from './rules.ts';
 
 /** Lowers to one ONNX operator over the same inputs. */
@@ -105,6 +105,7 @@ export const elementwiseOps: Pick<
   | 'gelu'
   | 'cast'
   | 'stopGradient'
+  | 'after'
   | 'withGradient'
 > = {
   add: binary('add', 'Add', (g) => [g, g]),
@@ -173,6 +174,18 @@ export const elementwiseOps: Pick<
     infer: (inputs) => operand(inputs, 0, 'stopGradient'),
     lower: (_context, [x = '']) => x,
     gradient: 'none',
+  },
+  // The shape that x already has, read from the other tensor: x is not copied, but must wait for it.
+  after: {
+    infer: (inputs) => {
+      const [x, other] = [operand(inputs, 0, 'after'), operand(inputs, 1, 'after')];
+      if (!sameShape(x.shape, other.shape)) {
+        throw new Error(`after: expected tensors of one shape, got ${describe(x)} and ${describe(other)}`);
+      }
+      return x;
+    },
+    lower: (context, [x = '', other = '']) => context.emit('Reshape', [x, context.emit('Shape', [other])]),
+    gradient: (g) => [g, undefined],
   },
   withGradient: {
     infer: (inputs) => operand(inputs, 0, 'withGradient'),

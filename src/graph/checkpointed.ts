@@ -1,0 +1,45 @@
+/**
+ * Recomputing instead of keeping: a function whose intermediates are computed a second time in the backward pass, so
+ * that only its input is held between the passes. Source: Chen et al. 2016, "Training deep nets with sublinear
+ * memory cost".
+ */
+import { sameShape } from './dims.ts';
+import { isFloat } from './dtype.ts';
+import { after, withGradient } from './functions.ts';
+import { pullback } from './gradient.ts';
+import { describe, type Tensor } from './tensor.ts';
+
+/** Applies a function of one tensor; `checkpointed`, or plainly. */
+export type RunLayer = (layer: (x: Tensor) => Tensor, x: Tensor) => Tensor;
+
+export const runDirectly: RunLayer = (layer, x) => layer(x);
+
+/**
+ * `layer(x)`, of x's shape, whose backward pass computes `layer` again. Gradients flow to `x` and to everything else
+ * that `layer` uses; it must trace the same operations each time.
+ */
+export const checkpointed: RunLayer = (layer, x) => {
+  const y = layer(x);
+  if (!sameShape(y.shape, x.shape)) {
+    throw new Error(`checkpointed: expected a result like ${describe(x)}, got ${describe(y)}`);
+  }
+  const others = outsideOf(y, x);
+  return withGradient(y, [x, ...others], (gradient) => {
+    const again = after(x, gradient);
+    return pullback(layer(again), gradient, [again, ...others]);
+  });
+};
+
+/** What `y` is made from besides `x`: the float tensors that are older than x or came from nowhere. */
+function outsideOf(y: Tensor, x: Tensor): readonly Tensor[] {
+  const seen = new Set<Tensor>([x]);
+  const found: Tensor[] = [];
+  const stack = [y];
+  for (let node = stack.pop(); node !== undefined; node = stack.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    if (node.id > x.id && node.inputs.length > 0) stack.push(...node.inputs);
+    else if (isFloat(node.dtype) && node.op !== 'constant') found.push(node);
+  }
+  return found;
+}

@@ -6,8 +6,8 @@
  */
 import { createInterface } from 'node:readline';
 import { Random } from '../src/common/random.ts';
+import { f32, i32, rotaryFeeds, sequenceFeeds } from '../src/model/feeds.ts';
 import { lossAndGradientsProgram, prefillProgram, tileProgram, wholeProgram } from '../src/model/programs.ts';
-import { rotaryTables } from '../src/model/rotary.ts';
 import { END_OF_QUESTION, IGNORE, IMAGE, LATENT } from '../src/model/sentinels.ts';
 import { layOutSequences } from '../src/model/sequence.ts';
 import { expectedTensors } from '../src/model/weights.ts';
@@ -22,13 +22,6 @@ const random = new Random(0);
 
 /** Whether layers are computed again in the backward pass. */
 const recompute = process.env.FUSION_RECOMPUTE === '1';
-
-const f32 = (data: Float32Array, shape: readonly number[]): HostTensor => ({ dtype: 'f32', data, shape });
-const i32 = (data: Int32Array, shape: readonly number[] = [data.length]): HostTensor => ({
-  dtype: 'i32',
-  data,
-  shape,
-});
 
 function normal(shape: readonly number[], deviation: number): HostTensor {
   const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
@@ -60,21 +53,12 @@ function batchFeeds({ config, batch, queryLength, text }: BenchShape): Feeds {
   });
   const sizes = { imageTokens: vision.patches, queryLength, maxLength: config.maxLength };
   const layout = layOutSequences(samples, sizes);
-  const { cos, sin } = rotaryTables(decoder, 0, layout.sequence, layout.sequence);
-  const half = [layout.sequence, decoder.headSize / 2];
   const side = vision.imageSize;
   return {
     pixels: normal([batch, 5, 3, side, side], 1),
     instructs: i32(Int32Array.from(ids(batch * 12)), [batch, 12]),
-    rotary_cos: f32(cos, half),
-    rotary_sin: f32(sin, half),
-    text_ids: i32(layout.textIds),
-    sources: i32(layout.sources, [batch, layout.sequence]),
-    latent_positions: i32(layout.latentPositions),
-    question_positions: i32(layout.questionPositions),
-    window_index: i32(layout.windowIndex),
-    supervised_positions: i32(layout.supervisedPositions),
-    targets: i32(layout.targets),
+    ...sequenceFeeds(layout),
+    ...rotaryFeeds(decoder, 0, layout.sequence, layout.sequence),
     last_positions: i32(Int32Array.from(layout.lengths, (length, b) => b * layout.sequence + length - 1)),
   };
 }

@@ -18,6 +18,7 @@ interface SynthFlags {
   readonly maxObjects?: number;
   readonly shapes?: number;
   readonly colours?: number;
+  readonly extraTurns?: number;
   readonly words: boolean;
   readonly textures: boolean;
   readonly overlaps: boolean;
@@ -56,6 +57,7 @@ export function registerSynth(program: Command): void {
     .option('--no-words', 'no words but in the categories about words')
     .option('--no-textures', 'plain objects only')
     .option('--no-overlaps', 'no object covers another')
+    .option('--extra-turns <n>', 'up to so many questions more about each picture, 0 to 8 (default: 0)', integer)
     .option('-q, --quiet', 'no progress, no summary')
     .addHelpText('after', HELP)
     .action(synth);
@@ -64,8 +66,8 @@ export function registerSynth(program: Command): void {
 async function synth(flags: SynthFlags): Promise<void> {
   const { writeDataset } = await import('../data/synth/index.ts');
   const { out, count, seed, split, size, words, textures, overlaps, quiet = false } = flags;
-  const { minObjects, maxObjects, shapes, colours } = flags;
-  const given = Object.entries({ minObjects, maxObjects, shapes, colours });
+  const { minObjects, maxObjects, shapes, colours, extraTurns } = flags;
+  const given = Object.entries({ minObjects, maxObjects, shapes, colours, extraTurns });
   const numbers = Object.fromEntries(given.filter(([, value]) => value !== undefined));
   const progress = screenProgress(quiet);
   const start = performance.now();

@@ -68,6 +68,7 @@ const recipeSchema = z.strictObject(
     words: flag.optional(),
     textures: flag.optional(),
     overlaps: flag.optional(),
+    extra_turns: integer(0, 8).optional(),
   },
   { error: 'a recipe' },
 );

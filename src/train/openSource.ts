@@ -53,6 +53,7 @@ function recipeOf(raw: RawRecipe, seed: number): SynthRecipe {
       ...set('words', raw.words),
       ...set('textures', raw.textures),
       ...set('overlaps', raw.overlaps),
+      ...set('extraTurns', raw.extra_turns),
     },
   };
 }

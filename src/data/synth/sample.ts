@@ -148,21 +148,22 @@ interface Made {
 }
 
 function make(random: Random, category: Category, options: SynthOptions): Made {
+  const turns = (low: number, high: number) => between(random, low, high + options.extraTurns);
   switch (category) {
     case 'MultiChoice':
-      return aboutPanel(random, options, MULTI_CHOICE, between(random, 1, 2));
+      return aboutPanel(random, options, MULTI_CHOICE, turns(1, 2));
     case 'ConvShort':
-      return aboutPanel(random, options, SHORT, between(random, 1, 2));
+      return aboutPanel(random, options, SHORT, turns(1, 2));
     case 'ConvLong':
-      return aboutPanel(random, options, LONG, between(random, 3, 4), true);
+      return aboutPanel(random, options, LONG, turns(3, 4), true);
     case 'Reasoning':
-      return aboutPanel(random, options, REASONING, between(random, 1, 2));
+      return aboutPanel(random, options, REASONING, turns(1, 2));
     case 'TextQA':
-      return aboutPanel(random, options, TEXT, between(random, 1, 2));
+      return aboutPanel(random, options, TEXT, turns(1, 2));
     case 'ContrastShort':
-      return aboutPair(random, options, between(random, 1, 2), false);
+      return aboutPair(random, options, turns(1, 2), false);
     case 'ContrastLong':
-      return aboutPair(random, options, between(random, 2, 3), true);
+      return aboutPair(random, options, turns(2, 3), true);
     default:
       return captioned(random, options, category);
   }
@@ -276,6 +277,7 @@ export function checkedOptions(options: Partial<SynthOptions>): SynthOptions {
     ['minObjects', 1, all.maxObjects],
     ['shapes', 2, DEFAULT_OPTIONS.shapes],
     ['colours', 2, DEFAULT_OPTIONS.colours],
+    ['extraTurns', 0, 8],
   ] as const;
   for (const [name, low, high] of ranges) {
     const value = all[name];

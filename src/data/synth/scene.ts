@@ -107,7 +107,7 @@ export const PLACES = [
 /** What the rows of the whole picture are called, where a word stands in one. */
 export const ROWS = ['top', 'centre', 'bottom'] as const;
 
-/** How hard the scenes are; what a curriculum turns. */
+/** How hard the scenes are and how much is asked about each; what a curriculum turns. */
 export interface SynthOptions {
   /** The fewest and the most objects of a picture, 1 to 5. */
   readonly minObjects: number;
@@ -121,6 +121,8 @@ export interface SynthOptions {
   readonly textures: boolean;
   /** False: no object covers another. */
   readonly overlaps: boolean;
+  /** Up to so many questions more about each picture than its category has, 0 to 8. */
+  readonly extraTurns: number;
 }
 
 export const DEFAULT_OPTIONS: SynthOptions = {
@@ -131,4 +133,5 @@ export const DEFAULT_OPTIONS: SynthOptions = {
   words: true,
   textures: true,
   overlaps: true,
+  extraTurns: 0,
 };

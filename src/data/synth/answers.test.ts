@@ -297,6 +297,7 @@ const levels = fc
     words: fc.boolean(),
     textures: fc.boolean(),
     overlaps: fc.boolean(),
+    extraTurns: fc.integer({ min: 0, max: 4 }),
   })
   .chain((options) =>
     fc

@@ -7,11 +7,11 @@
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { type Document, isMap, isNode, isScalar, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { messageOf, UserError } from '../common/errors.ts';
 import { nearestName } from '../common/nearest.ts';
 import type { Random } from '../common/random.ts';
+import { parseYaml, showPath, worstIssue, type YamlText } from '../common/yaml.ts';
 
 /** How many records: a number, or a share (in percent, `parts / scale`) of those there are. */
 export type Amount =
@@ -149,11 +149,7 @@ function amountOf(amount: Amount, total: number): number {
 }
 
 /** A YAML text as its schema has it, and where its parts stand. */
-export interface StrictYaml<T> {
-  readonly value: T;
-  /** The line, from 1, of the value at a path; of what encloses it where it is left out. */
-  lineOf(path: readonly PropertyKey[]): number;
-}
+export type StrictYaml<T> = YamlText & { readonly value: T };
 
 /**
  * YAML `content` checked by `schema`, whose messages say what was expected.
@@ -165,28 +161,19 @@ export function parseStrictYaml<S extends z.ZodType>(
   file: string,
   schema: S,
 ): StrictYaml<z.output<S>> {
-  const lines = new LineCounter();
-  const document = parseDocument(content, { lineCounter: lines, prettyErrors: false });
-  const lineAt = (offset: number) => Math.max(1, lines.linePos(offset).line);
-  const lineOf = (keys: readonly PropertyKey[]) => lineAt(offsetOf(document, keys));
-  const [error] = [...document.errors, ...document.warnings];
-  if (error) throw new UserError(`${file}:${lineAt(error.pos[0])}: expected YAML, got: ${messageOf(error)}`);
-  const value: unknown = document.toJS();
+  const { value, lineOf } = parseYaml(content, file);
   const result = schema.safeParse(value);
   if (result.success) return { value: result.data, lineOf };
-  // An unknown key often explains why another is missing, so it is told first.
-  const { issues } = result.error;
-  const issue = issues.find(({ code }) => code === 'unrecognized_keys') ?? issues[0];
+  const issue = worstIssue(result.error.issues);
   const keys = issue?.path ?? [];
   if (issue?.code === 'unrecognized_keys') {
     const unknown = issue.keys[0] ?? '';
-    const at = lineAt(keyOffset(document, keys, unknown));
-    throw new UserError(
-      `${file}:${at}: ${joined([...keys, unknown])}: ${unknownKey(unknown, knownKeys(schema, keys))}`,
-    );
+    const at = [...keys, unknown];
+    const told = unknownKey(unknown, knownKeys(schema, keys));
+    throw new UserError(`${file}:${lineOf(at)}: ${showPath(at)}: ${told}`);
   }
   const got = keys.reduce<unknown>((inside, key) => Object(inside)[key], value);
-  const key = keys.length === 0 ? '' : `${joined(keys)}: `;
+  const key = keys.length === 0 ? '' : `${showPath(keys)}: `;
   throw new UserError(
     `${file}:${lineOf(keys)}: ${key}expected ${issue?.message ?? 'another value'}, got ${shown(got)}`,
   );
@@ -196,24 +183,6 @@ function unknownKey(key: string, known: readonly string[]): string {
   const nearest = nearestName(key, known);
   const hint = nearest === undefined ? '' : `; did you mean ${nearest}?`;
   return `expected one of the keys ${known.join(', ')}, got ${key}${hint}`;
-}
-
-/** Where the value at `keys` begins, or the nearest that encloses it. */
-function offsetOf(document: Document, keys: readonly PropertyKey[]): number {
-  for (let depth = keys.length; depth >= 0; depth--) {
-    const node = document.getIn(keys.slice(0, depth), true);
-    if (isNode(node) && node.range) return node.range[0];
-  }
-  return 0;
-}
-
-/** Where `key` itself stands in the mapping at `keys`. */
-function keyOffset(document: Document, keys: readonly PropertyKey[], key: string): number {
-  const map = document.getIn(keys, true);
-  const pair = isMap(map)
-    ? map.items.find((item) => isScalar(item.key) && String(item.key.value) === key)
-    : undefined;
-  return isScalar(pair?.key) && pair.key.range ? pair.key.range[0] : offsetOf(document, keys);
 }
 
 /** The keys a schema allows at `keys`. */
@@ -227,13 +196,6 @@ function knownKeys(schema: z.core.$ZodType, keys: readonly PropertyKey[]): reado
   if (key === undefined) return Object.keys(schema.shape);
   const inner: z.core.$ZodType | undefined = schema.shape[String(key)];
   return inner === undefined ? [] : knownKeys(inner, rest);
-}
-
-/** `['datasets', 0, 'json_path']` → `datasets[0].json_path`. */
-function joined(keys: readonly PropertyKey[]): string {
-  return keys
-    .map((key, i) => (typeof key === 'number' ? `[${key}]` : `${i === 0 ? '' : '.'}${String(key)}`))
-    .join('');
 }
 
 function shown(value: unknown): string {

@@ -215,9 +215,9 @@ stages:
     [
       'a key twice',
       `${LEAST}seed: 1\nseed: 2`,
-      'a.yaml:8: expected YAML, got an error: Map keys must be unique',
+      'a.yaml:8: expected YAML, got: Map keys must be unique',
     ],
-    ['an unknown tag', `${LEAST}seed: !big 1`, 'a.yaml:7: expected YAML, got an error: Unresolved tag: !big'],
+    ['an unknown tag', `${LEAST}seed: !big 1`, 'a.yaml:7: expected YAML, got: Unresolved tag: !big'],
     ['no keys', '- 1', 'a.yaml:1: expected the keys of a stage, got [1]'],
     ['nothing', '', 'a.yaml:1: expected the keys of a stage, got null'],
     ['no stages', 'stages: []', 'a.yaml:1: stages: expected a list of stages, got []'],

@@ -8,21 +8,12 @@
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import {
-  type Document,
-  isAlias,
-  isMap,
-  isNode,
-  isScalar,
-  isSeq,
-  LineCounter,
-  parseDocument,
-  stringify,
-} from 'yaml';
+import { stringify } from 'yaml';
 import type { z } from 'zod';
 import { isRecord, kindOf } from '../checkpoint/jsonText.ts';
 import { messageOf, UserError } from '../common/errors.ts';
 import { nearestName } from '../common/nearest.ts';
+import { parseYaml, showPath, worstIssue, type YamlPath } from '../common/yaml.ts';
 import { knownKeys, loraSchema, type RawRecipe, type RawStage, stageSchema } from './configSchema.ts';
 
 /**
@@ -79,24 +70,23 @@ export function resolveConfig(text: string, file: string): readonly StageConfig[
   return all;
 }
 
-type Path = readonly PropertyKey[];
-type Fail = (at: Path, message: string) => never;
+type Fail = (at: YamlPath, message: string) => never;
 
 /** `own` keys at `prefix` over `shared` ones. */
 function resolveStage(
   own: Readonly<Record<string, unknown>>,
   shared: Readonly<Record<string, unknown>>,
-  prefix: Path,
+  prefix: YamlPath,
   file: string,
   fail: Fail,
 ): StageConfig {
   const merged = { ...withoutRivals(shared, own), ...own };
-  const place = (at: Path): Path => {
+  const place = (at: YamlPath): YamlPath => {
     const key = at[0] ?? '';
     return Object.hasOwn(shared, key) && !Object.hasOwn(own, key) ? at : [...prefix, ...at];
   };
   const result = stageSchema.safeParse(merged);
-  if (!result.success) return refuse(worst(result.error.issues), merged, place, fail);
+  if (!result.success) return refuse(worstIssue(result.error.issues), merged, place, fail);
   const raw = result.data;
   checkTogether(raw, (at, message) => fail(place(at), message));
   return {
@@ -140,24 +130,12 @@ export function recipesOf(synth: Exclude<StageConfig['data'], string>['synth']):
   return 'categories' in synth ? [synth] : synth;
 }
 
-type Issue = z.core.$ZodIssue;
-
-/** An unknown key first: what is missing was often mistyped. */
-function worst(issues: readonly Issue[]): Issue | undefined {
-  const found = issues.map(deepest);
-  return found.find((issue) => issue?.code === 'unrecognized_keys') ?? found[0];
-}
-
-/** Of a value that fits no member of a union, the complaint of the member that got furthest. */
-function deepest(issue: Issue): Issue {
-  if (issue.code !== 'invalid_union') return issue;
-  const inner = issue.errors
-    .map((nested) => worst(nested))
-    .find((found) => found !== undefined && (found.path.length > 0 || found.code === 'unrecognized_keys'));
-  return inner === undefined ? issue : { ...inner, path: [...issue.path, ...inner.path] };
-}
-
-function refuse(issue: Issue | undefined, value: unknown, place: (at: Path) => Path, fail: Fail): never {
+function refuse(
+  issue: z.core.$ZodIssue | undefined,
+  value: unknown,
+  place: (at: YamlPath) => YamlPath,
+  fail: Fail,
+): never {
   const at = issue?.path ?? [];
   if (issue?.code === 'unrecognized_keys') {
     const key = issue.keys[0] ?? '';
@@ -169,53 +147,6 @@ function refuse(issue: Issue | undefined, value: unknown, place: (at: Path) => P
   }
   const got = at.reduce<unknown>((inner, key) => Object(inner)[key], value);
   return fail(place(at), `expected ${issue?.message ?? 'a valid value'}, got ${kindOf(got)}`);
-}
-
-/** `learning_rates[0][1]`. */
-function showPath(at: Path): string {
-  return at
-    .map((key, i) => (typeof key === 'number' ? `[${key}]` : `${i === 0 ? '' : '.'}${String(key)}`))
-    .join('');
-}
-
-function parseYaml(text: string, file: string): { value: unknown; lineOf: (at: Path) => number } {
-  const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines });
-  const fault = document.errors[0] ?? document.warnings[0];
-  if (fault !== undefined) {
-    const message = messageOf(fault).replace(/ at line \d+, column \d+:.*$/, '');
-    throw new UserError(`${file}:${fault.linePos?.[0].line ?? 1}: expected YAML, got an error: ${message}`);
-  }
-  try {
-    const lineOf = (at: Path) => lines.linePos(offsetOf(document, at)).line || 1;
-    return { value: document.toJS(), lineOf };
-  } catch (error) {
-    throw new UserError(`${file}: expected YAML, got an error: ${messageOf(error)}`);
-  }
-}
-
-/** Where the key or item at the end of `at` is written, or the innermost one above it that is. */
-function offsetOf(document: Document, at: Path): number {
-  let node: unknown = document.contents;
-  let offset = isNode(node) ? (node.range?.[0] ?? 0) : 0;
-  for (const key of at) {
-    if (isAlias(node)) node = node.resolve(document);
-    let next: unknown;
-    let name: unknown;
-    if (isMap(node)) {
-      const pair = node.items.find(
-        (item) => String(isScalar(item.key) ? item.key.value : item.key) === String(key),
-      );
-      [next, name] = [pair?.value, pair?.key];
-    } else if (isSeq(node)) {
-      next = node.items[Number(key)];
-      name = next;
-    }
-    if (!isNode(name)) break;
-    offset = name.range?.[0] ?? offset;
-    node = next;
-  }
-  return offset;
 }
 
 /** The stages as YAML that `resolveConfig` reads back as they are: `training_config.yaml`. */
@@ -232,7 +163,7 @@ export function diffConfigs(saved: StageConfig, current: StageConfig): string[] 
   return diffValues(saved, current, []);
 }
 
-function diffValues(was: unknown, is: unknown, at: Path): string[] {
+function diffValues(was: unknown, is: unknown, at: YamlPath): string[] {
   const inside = (value: unknown) => isRecord(value) || Array.isArray(value);
   if (inside(was) && inside(is) && Array.isArray(was) === Array.isArray(is)) {
     const keys = new Set([...Object.keys(Object(was)), ...Object.keys(Object(is))]);

@@ -1,12 +1,14 @@
 /** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
 import { benchForward, benchTrain, FORWARD_USAGE, PEER_USAGE } from './model.ts';
 import { benchResume, RESUME_USAGE } from './resume.ts';
+import { benchServe, SERVE_USAGE } from './serve.ts';
 
 const BENCHMARKS: Readonly<
   Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>
 > = {
   forward: { usage: FORWARD_USAGE, run: benchForward },
   train: { usage: PEER_USAGE, run: benchTrain },
+  serve: { usage: SERVE_USAGE, run: benchServe },
   resume: { usage: RESUME_USAGE, run: benchResume },
 };
 

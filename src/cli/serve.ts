@@ -1,0 +1,225 @@
+/**
+ * `fusion serve`: answers over HTTP in OpenAI's format, with a web page. Tells its address on stdout; the first
+ * Ctrl-C finishes what runs, the second ends it.
+ */
+import { existsSync } from 'node:fs';
+import { totalmem } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { messageOf, UserError } from '../common/errors.ts';
+import type { ServableModel } from '../serve/answerer.ts';
+import type { RunningServer, ServerSettings } from '../serve/server.ts';
+import { findModel } from './modelName.ts';
+import { collect, integer, positive } from './options.ts';
+import { note } from './screen.ts';
+
+interface ServeFlags {
+  readonly model?: readonly string[];
+  readonly tokenizer?: string;
+  readonly device: 'auto' | 'cpu' | 'webgpu';
+  readonly threads?: number;
+  readonly memoryLimit?: number;
+  readonly host: string;
+  readonly port: number;
+  readonly apiKey?: readonly string[];
+  readonly cors?: readonly string[];
+  readonly maxSequences: number;
+  readonly maxQueue: number;
+  readonly timeout: number;
+  readonly maxBody: number;
+  readonly maxPixels: number;
+  readonly allowRemoteImages?: boolean;
+  readonly votes?: string;
+  readonly quiet?: boolean;
+}
+
+/** The package, which holds the page. */
+const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
+/** The small model that comes with the project. */
+const EMBEDDED = fileURLToPath(new URL('../../models/tiny', import.meta.url));
+/** Share of the machine's memory that models may take unless told otherwise. */
+const MEMORY_SHARE = 0.8;
+const PING_EVERY = 5000;
+const BODY_DEADLINE = 30_000;
+
+const HELP = `
+Examples:
+  fusion serve --model DIR
+  fusion serve --model small=DIR1 --model large=DIR2 --memory-limit 20GB
+  curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"messages": [{"role": "user", "content": "Hello"}]}'
+
+Ctrl-C finishes the answers under way and leaves; a second one ends them.`;
+
+export function registerServe(program: Command): void {
+  const command = program
+    .command('serve')
+    .description('answer over HTTP, in the format of OpenAI’s API, with a web page')
+    .option(
+      '-m, --model <[name=]dir>',
+      'folder of a checkpoint (may be repeated; default: FUSION_MODEL)',
+      collect,
+    )
+    .option('--tokenizer <dir>', 'folder with tokenizer.json, where a model has none')
+    .addOption(
+      new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
+    )
+    .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
+    .option('--memory-limit <size>', 'memory for models, as 20GB (default: 80% of the machine’s)', byteSize);
+  addLimits(addDoors(command))
+    .option('--votes <file>', 'add likes, dislikes and flags to this JSONL file')
+    .option('-q, --quiet', 'no notes')
+    .addHelpText('after', HELP)
+    .action(serve);
+}
+
+function addDoors(command: Command): Command {
+  return command
+    .option('--host <address>', 'where to listen; 0.0.0.0 is everywhere', '127.0.0.1')
+    .option('--port <n>', '0 picks a free one', wholeNumber, 8080)
+    .option('--api-key <key>', 'ask for this key (may be repeated; or FUSION_API_KEYS, with commas)', collect)
+    .option('--cors <origin>', 'let web pages of this origin ask (may be repeated)', collect)
+    .option('--allow-remote-images', 'fetch images from public web addresses');
+}
+
+function addLimits(command: Command): Command {
+  return command
+    .option('--max-sequences <n>', 'answers under way at once', positive, 8)
+    .option('--max-queue <n>', 'requests that may wait', wholeNumber, 64)
+    .option('--timeout <seconds>', 'the most time of one request', positive, 600)
+    .option('--max-body <size>', 'the largest request', byteSize, 20e6)
+    .option('--max-pixels <n>', 'the largest image, in pixels', positive, 50e6);
+}
+
+async function serve(flags: ServeFlags, command: Command): Promise<void> {
+  const { startServer } = await import('../serve/server.ts');
+  const server = await startServer(await settingsOf(flags, command.parent?.version() ?? ''));
+  const code = onSignals(server, flags.quiet ?? false);
+  process.stdout.write(`${server.url}\n`);
+  if (!flags.quiet) await warnOfOpenDoors(flags);
+  try {
+    await server.loaded;
+  } catch (error) {
+    await server.stop();
+    throw error instanceof Error && error.cause instanceof UserError ? error.cause : error;
+  }
+  process.exitCode = await code;
+}
+
+async function settingsOf(flags: ServeFlags, version: string): Promise<ServerSettings> {
+  const { openPage } = await import('../serve/pageBuild.ts');
+  const { publicRules } = await import('../serve/remoteImage.ts');
+  const memoryLimit = flags.memoryLimit ?? MEMORY_SHARE * totalmem();
+  const maxBytes = flags.maxBody;
+  return {
+    models: await readModels(flags, memoryLimit),
+    memoryLimit,
+    host: flags.host,
+    port: flags.port,
+    apiKeys: apiKeys(flags),
+    origins: flags.cors ?? [],
+    admission: { slots: flags.maxSequences, queue: flags.maxQueue },
+    timeout: 1000 * flags.timeout,
+    maxBody: flags.maxBody,
+    bodyDeadline: BODY_DEADLINE,
+    maxPixels: flags.maxPixels,
+    images: { maxBytes, remote: flags.allowRemoteImages ? publicRules(maxBytes) : undefined },
+    votes: flags.votes,
+    // Not awaited: it may have to be built, and that can go on while the model is loaded.
+    page: openPage(PACKAGE),
+    pingEvery: PING_EVERY,
+    version,
+    log: (error) =>
+      note(error instanceof Error && !(error instanceof UserError) ? `${error.stack}` : messageOf(error)),
+  };
+}
+
+async function readModels(
+  { model, tokenizer, device, threads, maxSequences, quiet }: ServeFlags,
+  memoryLimit: number,
+): Promise<readonly [ServableModel, ...ServableModel[]]> {
+  const { readModelFiles } = await import('../generate/model.ts');
+  const { fusionModel } = await import('../serve/fusionModel.ts');
+  const models = new Map<string, ServableModel>();
+  for (const { name, dir } of modelFolders(model)) {
+    if (models.has(name)) {
+      throw new UserError(`model: expected a name for each, got ${name} twice; write --model NAME=${dir}`);
+    }
+    const files = await readModelFiles(await findModel(dir, quiet), tokenizer);
+    if (!quiet) files.warnings.forEach(note);
+    const served = fusionModel(name, files, { device, threads, maxSequences });
+    if (served.bytes > memoryLimit) {
+      const [needs, limit] = [served.bytes, memoryLimit].map((bytes) => `${(bytes / 1e9).toFixed(2)} GB`);
+      throw new UserError(`${dir}: expected weights of at most ${limit}, got ${needs}; raise --memory-limit`);
+    }
+    models.set(name, served);
+  }
+  const [first, ...others] = models.values();
+  if (first !== undefined) return [first, ...others];
+  throw new UserError(
+    'model: expected --model DIR, a checkpoint folder (or FUSION_MODEL in the environment)',
+  );
+}
+
+/** Names and folders; a name is the folder's own unless `NAME=` stands before it. */
+function modelFolders(given: readonly string[] | undefined): readonly { name: string; dir: string }[] {
+  const embedded = existsSync(EMBEDDED) ? [EMBEDDED] : [];
+  const fromEnvironment = process.env.FUSION_MODEL ? [process.env.FUSION_MODEL] : embedded;
+  return (given ?? fromEnvironment).map((text) => {
+    const [, name, dir] = /^([\w.-]+)=(.+)$/.exec(text) ?? [];
+    if (name === undefined || dir === undefined)
+      return { name: path.basename(path.resolve(text)), dir: text };
+    return { name, dir };
+  });
+}
+
+function apiKeys({ apiKey = [] }: ServeFlags): readonly string[] {
+  const keys = [...apiKey, ...(process.env.FUSION_API_KEYS ?? '').split(',')].map((key) => key.trim());
+  return keys.filter((key) => key !== '');
+}
+
+/** Resolves with the exit code when the server has ended: 0, or a shell's number for a second signal. */
+function onSignals(server: RunningServer, quiet: boolean): Promise<number> {
+  return new Promise((resolve, reject) => {
+    let code = 0;
+    let signals = 0;
+    const handlers = (['SIGINT', 'SIGTERM'] as const).map((name) => {
+      const onSignal = () => {
+        signals += 1;
+        if (signals === 1 && !quiet) note('finishing what runs; once more ends it');
+        if (signals > 1) {
+          code = name === 'SIGINT' ? 130 : 143;
+          server.abort();
+        }
+        server.stop().then(end, reject);
+      };
+      process.on(name, onSignal);
+      return [name, onSignal] as const;
+    });
+    const end = () => {
+      for (const [name, onSignal] of handlers) process.off(name, onSignal);
+      resolve(code);
+    };
+  });
+}
+
+async function warnOfOpenDoors(flags: ServeFlags): Promise<void> {
+  const { isLoopback } = await import('../serve/security.ts');
+  if (isLoopback(flags.host) || apiKeys(flags).length > 0) return;
+  note(`everyone who can reach ${flags.host} may ask; --api-key KEY asks for a key`);
+}
+
+function wholeNumber(text: string): number {
+  if (integer(text) >= 0) return Number(text);
+  throw new InvalidArgumentError('Expected an integer from 0.');
+}
+
+const UNITS: Readonly<Record<string, number>> = { '': 1, kb: 1e3, mb: 1e6, gb: 1e9 };
+
+function byteSize(text: string): number {
+  const [, amount, unit = ''] = /^(\d+(?:\.\d+)?) *([kmg]b)?$/i.exec(text) ?? [];
+  const bytes = Math.floor(Number(amount) * (UNITS[unit.toLowerCase()] ?? Number.NaN));
+  if (bytes >= 1) return bytes;
+  throw new InvalidArgumentError('Expected a size, as 20MB or 1.5GB.');
+}

@@ -1,0 +1,60 @@
+/** A FUSION checkpoint as the server uses it: known by its files, loaded with an engine. */
+import type { Conversation } from '../generate/answer.ts';
+import { planAnswer } from '../generate/answer.ts';
+import { Engine } from '../generate/engine.ts';
+import { contextLength, weightBytes } from '../generate/limits.ts';
+import { type FusionModel, type LoadOptions, loadModel, type ModelFiles } from '../generate/model.ts';
+import { describeVariant } from '../model/config.ts';
+import type { ServableModel } from './answerer.ts';
+import { checkTexts } from './textLimits.ts';
+
+/** `Explain` of a loaded FUSION model. */
+export type FusionExplain = (
+  model: FusionModel,
+  conversation: Conversation,
+  parameters: Readonly<Record<string, unknown>>,
+  signal: AbortSignal,
+) => Promise<unknown>;
+
+export interface FusionModelOptions extends Pick<LoadOptions, 'device' | 'threads'> {
+  /** Answers decoded together. */
+  readonly maxSequences: number;
+  readonly explain?: FusionExplain | undefined;
+}
+
+/** The checkpoint whose files these are, under `name`. */
+export function fusionModel(name: string, files: ModelFiles, options: FusionModelOptions): ServableModel {
+  const { config } = files;
+  const { explain, maxSequences, device, threads } = options;
+  const context = contextLength(config);
+  return {
+    name,
+    bytes: weightBytes(config),
+    imageSize: config.vision.imageSize,
+    explains: explain !== undefined,
+    facts: {
+      variant: describeVariant(config),
+      context,
+      query_lengths: config.queryLens,
+      default_query_length: config.defaultQueryLen,
+      system_messages: files.format.systemHeader !== '',
+    },
+    check: (messages, hasImage, answerOptions) => {
+      checkTexts([answerOptions.systemText ?? '', ...messages.map(({ text }) => text)], context);
+      planAnswer(files, messages, hasImage, answerOptions);
+    },
+    load: async (onProgress) => {
+      const model = await loadModel(files, { device, threads, onProgress });
+      const engine = new Engine(model, { maxSequences });
+      return {
+        stream: (conversation, answerOptions) => engine.stream(conversation, answerOptions),
+        explain:
+          explain && ((conversation, parameters, signal) => explain(model, conversation, parameters, signal)),
+        dispose: async () => {
+          await engine.close();
+          await model.dispose();
+        },
+      };
+    },
+  };
+}

@@ -1,0 +1,72 @@
+/**
+ * The web page, ready to be served: as it was compiled beside the program, or built here from its sources, once, and
+ * kept. Knows nothing of what the page does (`web/`).
+ */
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { messageOf } from '../common/errors.ts';
+import { type Page, readPage, textPage } from './page.ts';
+
+/** Where the build puts the page, and where pages built here are kept. */
+const COMPILED = 'dist/web';
+const CACHE = 'node_modules/.cache/fusion-vl/web';
+
+/**
+ * The page of the package whose folder is `root`; where it cannot be had, a text that says why. Building takes a
+ * second or two; a page that was built from the same sources before is read.
+ */
+export async function openPage(root: string): Promise<Page> {
+  try {
+    const page = (await readPage(path.join(root, COMPILED))) ?? (await readPage(await built(root)));
+    if (page?.has('/')) return page;
+    throw new Error('it has no index.html');
+  } catch (error) {
+    return textPage(
+      `FUSION answers here; the API is under /v1. The page could not be built: ${messageOf(error)}\n`,
+    );
+  }
+}
+
+/** The folder with the page of the present sources. */
+async function built(root: string): Promise<string> {
+  const web = path.join(root, 'web');
+  if (!existsSync(web)) throw new Error('its sources are not here; install the package anew');
+  const cache = path.join(root, CACHE);
+  const dir = path.join(cache, await digest(web, path.join(root, 'package.json')));
+  if (existsSync(dir)) return dir;
+  const { build } = await import('vite').catch(() => {
+    throw new Error('Vite is not installed; run npm ci, or npm run build where it is');
+  });
+  const unfinished = `${dir}.${process.pid}`;
+  await mkdir(cache, { recursive: true });
+  try {
+    await build({
+      configFile: path.join(web, 'vite.config.ts'),
+      logLevel: 'silent',
+      build: { outDir: unfinished },
+    });
+    // Another process may have been quicker with the same page.
+    await rename(unfinished, dir).catch((error: unknown) => {
+      if (!existsSync(dir)) throw error;
+    });
+  } finally {
+    await rm(unfinished, { recursive: true, force: true });
+  }
+  return dir;
+}
+
+/** A name for the content of a folder's files and of one file besides, which names the libraries' versions. */
+async function digest(dir: string, besides: string): Promise<string> {
+  const entries = await readdir(dir, { recursive: true, withFileTypes: true });
+  const inside = entries
+    .filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => path.join(parentPath, name));
+  const hash = createHash('sha256');
+  for (const file of [besides, ...inside.toSorted()]) {
+    const bytes = await readFile(file);
+    hash.update(`${path.relative(dir, file)}\0${bytes.length}\0`).update(bytes);
+  }
+  return hash.digest('hex').slice(0, 16);
+}

@@ -9,7 +9,7 @@ const SRC = fileURLToPath(new URL('../src', import.meta.url));
 /** Top to bottom; folders on one line do not import each other. */
 const LAYERS: readonly (readonly string[])[] = [
   ['cli'],
-  ['verify', 'eval'],
+  ['serve', 'verify', 'eval'],
   ['generate', 'train'],
   ['data', 'checkpoint'],
   ['model'],

@@ -5,7 +5,7 @@ import type { OnProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { expectedTensors, validateTensors } from '../model/weights.ts';
 import type { Device, ResidentTensor } from '../runtime/types.ts';
-import type { Checkpoint } from './folder.ts';
+import type { Checkpoint, CheckpointTensor } from './folder.ts';
 
 /** Weights by their checkpoint names. */
 export type ResidentWeights = Readonly<Record<string, ResidentTensor>>;
@@ -21,18 +21,26 @@ export async function loadWeights(
   onProgress: OnProgress = () => {},
 ): Promise<ResidentWeights> {
   validateTensors(config, checkpoint);
-  const names = [...expectedTensors(config).keys()];
+  const used = [...expectedTensors(config).keys()].map(
+    (name) => [name, checkpoint.tensors.get(name)] as const,
+  );
+  return loadTensors(device, used as readonly (readonly [string, CheckpointTensor])[], onProgress);
+}
+
+/** Loads named tensors that are F32, F16 or BF16. */
+export async function loadTensors(
+  device: Device,
+  tensors: readonly (readonly [name: string, tensor: CheckpointTensor])[],
+  onProgress: OnProgress = () => {},
+): Promise<ResidentWeights> {
   const weights: Record<string, ResidentTensor> = {};
-  for (const [done, name] of names.entries()) {
-    onProgress({ phase: 'load', done, total: names.length, unit: 'tensors' });
-    const tensor = checkpoint.tensors.get(name);
-    const dtype = tensor?.dtype;
-    if (tensor === undefined || (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16')) {
+  for (const [done, [name, { file, begin, byteLength, dtype, shape }]] of tensors.entries()) {
+    onProgress({ phase: 'load', done, total: tensors.length, unit: 'tensors' });
+    if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
       throw new Error(`internal: ${name} passed validation as ${dtype}`);
     }
-    const { file, begin, byteLength, shape } = tensor;
     weights[name] = await device.readFile({ file, begin, byteLength, dtype, shape });
   }
-  onProgress({ phase: 'load', done: names.length, total: names.length, unit: 'tensors' });
+  onProgress({ phase: 'load', done: tensors.length, total: tensors.length, unit: 'tensors' });
   return weights;
 }

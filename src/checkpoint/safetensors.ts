@@ -28,13 +28,18 @@ export type SafetensorsFile = {
   readonly metadata: ReadonlyMap<string, string>;
 };
 
-/** A tensor to be written; `data` may be a function, called when its turn comes, so that not all is in memory. */
+/**
+ * A tensor to be written; `data` may be a function, called when its turn comes, so that not all is in memory. What
+ * it gives may be the tensor's bytes piece after piece.
+ */
 export type TensorEntry = {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: readonly number[];
-  readonly data: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView>);
+  readonly data: ArrayBufferView | (() => ArrayBufferView | Pieces | Promise<ArrayBufferView | Pieces>);
 };
+
+export type Pieces = AsyncIterable<ArrayBufferView>;
 
 const LENGTH_BYTES = 8;
 /** The reference implementation's limit. */
@@ -80,22 +85,24 @@ export async function readRange(filePath: string, begin: number, byteLength: num
 
 /**
  * Writes `entries` to `filePath` by way of a temporary file beside it, flushed to disk and renamed, so that a
- * reader sees the old file or the whole new one. Wider dtypes come first (keeping each tensor aligned), otherwise
- * the given order. Throws `UserError` where the disk refuses, `InternalError` where data and shape disagree.
+ * reader sees the old file or the whole new one. Tensors come in the given order where that keeps each aligned,
+ * else those of wider dtypes first. Throws `UserError` where the disk refuses, `InternalError` where data and shape disagree.
  */
 export async function writeSafetensors(
   filePath: string,
   entries: readonly TensorEntry[],
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const ordered = entries.toSorted((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype]);
+  const ordered = isAligned(entries)
+    ? entries
+    : entries.toSorted((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype]);
   const header = makeHeader(ordered, metadata);
   const temporary = `${filePath}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`;
   try {
     const handle = await onDisk(filePath, open(temporary, 'wx'));
     try {
       await writeAll(handle, filePath, header);
-      for (const entry of ordered) await writeAll(handle, filePath, await bytesOf(entry));
+      for (const entry of ordered) await writeTensor(handle, filePath, entry);
       await onDisk(filePath, handle.sync());
     } finally {
       await handle.close();
@@ -210,13 +217,29 @@ function makeHeader(entries: readonly TensorEntry[], metadata: Readonly<Record<s
   return bytes;
 }
 
-async function bytesOf(entry: TensorEntry): Promise<Uint8Array> {
-  const view = typeof entry.data === 'function' ? await entry.data() : entry.data;
-  const expected = byteLengthOf(entry.dtype, entry.shape);
-  if (view.byteLength !== expected) {
-    throw new InternalError(`tensor ${entry.name}: expected ${expected} bytes, got ${view.byteLength}`);
+/** Whether each tensor begins at a multiple of its element's size, one after the other as they are. */
+function isAligned(entries: readonly TensorEntry[]): boolean {
+  let offset = 0;
+  return entries.every(({ dtype, shape }) => {
+    const begin = offset;
+    offset += byteLengthOf(dtype, shape);
+    return begin % DTYPE_BYTES[dtype] === 0;
+  });
+}
+
+async function writeTensor(handle: FileHandle, filePath: string, entry: TensorEntry): Promise<void> {
+  const { name, dtype, shape, data } = entry;
+  const given = typeof data === 'function' ? await data() : data;
+  const pieces = ArrayBuffer.isView(given) ? [given] : given;
+  let written = 0;
+  for await (const { buffer, byteOffset, byteLength } of pieces) {
+    await writeAll(handle, filePath, new Uint8Array(buffer, byteOffset, byteLength));
+    written += byteLength;
   }
-  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+  const expected = byteLengthOf(dtype, shape);
+  if (written !== expected) {
+    throw new InternalError(`tensor ${name}: expected ${expected} bytes, got ${written}`);
+  }
 }
 
 function byteLengthOf(dtype: Dtype, shape: readonly number[]): number {

@@ -31,6 +31,19 @@ export function asWeightDtype(dtype: Dtype, what: string): WeightDtype {
   throw new UserError(`${what}: expected dtype F32, F16 or BF16, got ${dtype}`);
 }
 
+/** The elements of `tensor` in `dtype`, little-endian, piece after piece. Throws as `copyTensor`. */
+export async function* tensorPieces(
+  tensor: CheckpointTensor,
+  dtype: WeightDtype,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const size = DTYPE_BYTES[tensor.dtype];
+  const count = elementsOf(tensor.shape);
+  for (let at = 0; at < count; at += PIECE) {
+    const raw = await readRange(tensor.file, tensor.begin + at * size, Math.min(PIECE, count - at) * size);
+    yield tensor.dtype === dtype ? raw : fromF32(dtype, toF32(tensor.dtype, raw, tensor.file));
+  }
+}
+
 /** The elements of `tensor` in `dtype`, little-endian. Throws `UserError` for an integer tensor. */
 export async function copyTensor(tensor: CheckpointTensor, dtype: WeightDtype): Promise<Uint8Array> {
   const out = new Uint8Array(elementsOf(tensor.shape) * DTYPE_BYTES[dtype]);

@@ -54,7 +54,7 @@ async function ask(words: readonly string[], flags: AskFlags): Promise<void> {
   checkAnswerOptions(answerOptions(flags));
   checkQuestion(question);
   const picture = image === undefined ? undefined : await openImage(image, flags);
-  const files = await readModelFiles(modelFolder(flags), flags.tokenizer);
+  const files = await readModelFiles(await modelFolder(flags), flags.tokenizer);
   checkFirstQuestion(files, question, picture !== undefined, answerOptions(flags));
   if (!flags.quiet) files.warnings.forEach(note);
   const progress = screenProgress(flags.quiet ?? false);

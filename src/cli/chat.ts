@@ -48,9 +48,8 @@ async function chat(flags: ChatFlags): Promise<void> {
   const options = answerOptions(flags);
   checkAnswerOptions(options);
   const progress = screenProgress(quiet);
-  const model = await loadModel(modelFolder(flags), loadOptions(flags, progress)).finally(() =>
-    progress.end(),
-  );
+  const dir = await modelFolder(flags);
+  const model = await loadModel(dir, loadOptions(flags, progress)).finally(() => progress.end());
   try {
     if (!quiet) model.warnings.forEach(note);
     const conversation = new Chat(model);

@@ -4,6 +4,7 @@
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Outcome } from '../verify/compare.ts';
+import { findModel } from './modelName.ts';
 import { screenProgress } from './screen.ts';
 
 interface CheckFlags {
@@ -29,7 +30,7 @@ export function registerCheck(program: Command): void {
   program
     .command('check')
     .description('compare a checkpoint with the expected values stored beside it')
-    .argument('<dir>', 'folder of the checkpoint, with cases.json and cases.safetensors')
+    .argument('<dir>', 'folder or hub id of the checkpoint, with cases.json and cases.safetensors')
     .option('--tolerance <factor>', 'multiply every tolerance by this factor', factor, 1)
     .addOption(
       new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
@@ -41,7 +42,8 @@ export function registerCheck(program: Command): void {
     .action(check);
 }
 
-async function check(dir: string, flags: CheckFlags): Promise<void> {
+async function check(model: string, flags: CheckFlags): Promise<void> {
+  const dir = await findModel(model, flags.quiet);
   const { openDevice } = await import('../runtime/device.ts');
   const { checkCheckpoint } = await import('../verify/check.ts');
   const { describeOutcome } = await import('../verify/compare.ts');

@@ -40,7 +40,7 @@ export function registerEvalSynth(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
-  const dir = modelFolder(flags);
+  const dir = await modelFolder(flags);
   const { loadModel } = await import('../generate/model.ts');
   const { evalSynth } = await import('../eval/synth.ts');
   const onProgress = screenProgress(flags.quiet ?? false);

@@ -7,6 +7,7 @@ import { messageOf, UserError } from '../common/errors.ts';
 import { terminalProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { DTYPES, type DtypeFlag, weightDtype } from './dtypeOption.ts';
+import { findModel } from './modelName.ts';
 
 type Flags = {
   readonly out: string;
@@ -48,8 +49,8 @@ export function registerInit(program: Command): void {
     .command('init')
     .description('make a checkpoint to train from: of two base models, or of random weights')
     .requiredOption('-o, --out <dir>', 'folder to make')
-    .option('--decoder <dir>', 'folder of a Llama or Phi-3 model')
-    .option('--tower <dir>', 'folder of a SigLIP or SigLIP2 model')
+    .option('--decoder <dir>', 'folder or hub id of a Llama or Phi-3 model')
+    .option('--tower <dir>', 'folder or hub id of a SigLIP or SigLIP2 model')
     .option('--tower-name <name>', "mm_vision_tower in config.json (default: the tower's id or folder)")
     .option('--random', 'random weights, with --variant or --config')
     .option('--variant <name>', 'a released variant, such as fusion-x-phi3.5-3b')
@@ -104,7 +105,11 @@ async function fromBase(flags: Flags, common: Common): Promise<FusionConfig> {
     throw new UserError('init: expected --decoder DIR and --tower DIR, or --random');
   }
   const dtype = weightDtype(flags.dtype);
-  return initFromBase({ ...common, decoder, tower, towerName, dtype, keys: configKeys(flags) });
+  const bases = {
+    decoder: await findModel(decoder, flags.quiet),
+    tower: await findModel(tower, flags.quiet),
+  };
+  return initFromBase({ ...common, ...bases, towerName, dtype, keys: configKeys(flags) });
 }
 
 async function random(flags: Flags, common: Common): Promise<FusionConfig> {

@@ -6,6 +6,7 @@ import path from 'node:path';
 import type { Command } from 'commander';
 import type { Checkpoint } from '../checkpoint/folder.ts';
 import type { FusionConfig } from '../model/config.ts';
+import { findModel } from './modelName.ts';
 
 const GIGABYTE = 1e9;
 /** The context that memory is estimated for where the model allows a much longer one. */
@@ -15,12 +16,13 @@ export function registerInspect(program: Command): void {
   program
     .command('inspect')
     .description('show variant, sizes, parameters by part, dtypes and memory of a checkpoint')
-    .argument('<dir>', 'folder of the checkpoint')
+    .argument('<dir>', 'folder of the checkpoint, or its id on the hub')
     .option('--json', 'one JSON object')
     .action(inspect);
 }
 
-async function inspect(dir: string, flags: { readonly json?: boolean }): Promise<void> {
+async function inspect(model: string, flags: { readonly json?: boolean }): Promise<void> {
+  const dir = await findModel(model);
   const { readFusionConfig } = await import('../model/config.ts');
   const { openCheckpoint } = await import('../checkpoint/folder.ts');
   const { validateTensors } = await import('../model/weights.ts');

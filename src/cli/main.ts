@@ -10,11 +10,16 @@ import { messageOf, UserError } from '../common/errors.ts';
 import { registerAsk } from './ask.ts';
 import { registerChat } from './chat.ts';
 import { registerCheck } from './check.ts';
+import { registerCompare } from './compare.ts';
+import { registerConvert } from './convert.ts';
 import { registerEvalSynth } from './evalSynth.ts';
+import { registerExplain } from './explain.ts';
 import { registerInit } from './init.ts';
 import { registerInspect } from './inspect.ts';
 import { registerMerge } from './merge.ts';
+import { registerPull } from './pull.ts';
 import { watchOutput } from './screen.ts';
+import { registerServe } from './serve.ts';
 import { registerSynth } from './synth.ts';
 import { registerTokenizer } from './tokenizer.ts';
 import { registerTrain } from './train.ts';
@@ -30,6 +35,9 @@ tokenizer.json. "fusion help COMMAND" tells more about a command.`;
 const COMMANDS = [
   registerAsk,
   registerChat,
+  registerExplain,
+  registerServe,
+  registerPull,
   registerInspect,
   registerCheck,
   registerInit,
@@ -38,6 +46,8 @@ const COMMANDS = [
   registerTrain,
   registerEvalSynth,
   registerMerge,
+  registerConvert,
+  registerCompare,
 ];
 
 const USER_ERROR = 2;

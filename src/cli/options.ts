@@ -4,14 +4,20 @@
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { UserError } from '../common/errors.ts';
-import type { OnProgress } from '../common/progress.ts';
+import type { TerminalProgress } from '../common/progress.ts';
 import type { AnswerOptions } from '../generate/answer.ts';
-import type { LoadOptions } from '../generate/model.ts';
+import type { LoadFormat, LoadOptions } from '../generate/model.ts';
+import { findModel } from './modelName.ts';
+import { note } from './screen.ts';
+
+/** What `--weights` accepts; named here so that help needs no model's code. */
+const WEIGHTS = ['f32', 'int8', 'int4'] as const satisfies readonly LoadFormat[];
 
 /** What the options of `addModelOptions` give. */
 export interface ModelFlags {
   readonly model?: string;
   readonly tokenizer?: string;
+  readonly weights?: LoadFormat;
   readonly device: 'auto' | 'cpu' | 'webgpu';
   readonly threads?: number;
   readonly quiet?: boolean;
@@ -34,9 +40,20 @@ export interface AnswerFlags {
 
 /** Adds `--model` and what says how to load it. */
 export function addModelOptions(command: Command): Command {
-  return command
-    .addOption(new Option('-m, --model <dir>', 'folder of the checkpoint').env('FUSION_MODEL'))
+  const named = command
+    .addOption(
+      new Option('-m, --model <dir>', 'folder of the checkpoint, or its id on the hub').env('FUSION_MODEL'),
+    )
     .option('--tokenizer <dir>', 'folder with tokenizer.json, where the model has none')
+    .addOption(
+      new Option('--weights <format>', 'convert to this format once, into a cache').choices(WEIGHTS),
+    );
+  return addDeviceOptions(named);
+}
+
+/** Adds where to run, on how many threads, and how silently. */
+export function addDeviceOptions(command: Command): Command {
+  return command
     .addOption(
       new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
     )
@@ -72,17 +89,21 @@ export function addAnswerOptions(command: Command): Command {
  * The checkpoint's folder. It is asked for here and not by commander, which would report it before a mistyped
  * option.
  */
-export function modelFolder({ model }: ModelFlags): string {
-  if (model !== undefined) return model;
+export async function modelFolder({ model, quiet }: ModelFlags): Promise<string> {
+  if (model !== undefined) return findModel(model, quiet);
   throw new UserError(
     'model: expected --model DIR, a checkpoint folder (or FUSION_MODEL in the environment)',
   );
 }
 
 /** The library's options for loading. */
-export function loadOptions(flags: ModelFlags, onProgress: OnProgress): LoadOptions {
-  const { device, threads, tokenizer } = flags;
-  return { device, threads, tokenizer, onProgress };
+export function loadOptions(flags: ModelFlags, onProgress: TerminalProgress): LoadOptions {
+  const { device, threads, tokenizer, weights, quiet } = flags;
+  const tell = (text: string) => {
+    onProgress.end();
+    note(text);
+  };
+  return { device, threads, tokenizer, weights, onProgress, onNote: quiet ? undefined : tell };
 }
 
 /** The library's options for answering; what was not given is left out. */
@@ -93,7 +114,7 @@ export function answerOptions(flags: AnswerFlags): AnswerOptions {
   return { ...Object.fromEntries(given), maxTokens, stop, queryLength: queryLen };
 }
 
-function integer(text: string): number {
+export function integer(text: string): number {
   if (/^[+-]?\d+$/.test(text) && Number.isSafeInteger(Number(text))) return Number(text);
   throw new InvalidArgumentError('Expected an integer.');
 }
@@ -108,6 +129,6 @@ function decimal(text: string): number {
   throw new InvalidArgumentError('Expected a number.');
 }
 
-function collect(text: string, before: readonly string[] = []): readonly string[] {
+export function collect(text: string, before: readonly string[] = []): readonly string[] {
   return [...before, text];
 }

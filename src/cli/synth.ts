@@ -57,7 +57,11 @@ export function registerSynth(program: Command): void {
     .option('--no-words', 'no words but in the categories about words')
     .option('--no-textures', 'plain objects only')
     .option('--no-overlaps', 'no object covers another')
-    .option('--extra-turns <n>', 'up to so many questions more about each picture, 0 to 8 (default: 0)', integer)
+    .option(
+      '--extra-turns <n>',
+      'up to so many questions more about each picture, 0 to 8 (default: 0)',
+      integer,
+    )
     .option('-q, --quiet', 'no progress, no summary')
     .addHelpText('after', HELP)
     .action(synth);

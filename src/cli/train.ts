@@ -3,6 +3,7 @@ import { arch, cpus, platform } from 'node:os';
 import { type Command, Option } from 'commander';
 import { UserError } from '../common/errors.ts';
 import type { MetricsRow } from '../train/metrics.ts';
+import { findModel } from './modelName.ts';
 import { positive } from './options.ts';
 
 interface Flags {
@@ -30,7 +31,7 @@ export function registerTrain(program: Command): void {
     .command('train')
     .description('train the stages of a configuration')
     .requiredOption('-c, --config <file>', 'YAML with one stage or several')
-    .requiredOption('-b, --base <dir>', 'checkpoint the first stage begins with')
+    .requiredOption('-b, --base <dir>', 'checkpoint the first stage begins with: a folder or a hub id')
     .option('--adapter <file>', 'adapter-only checkpoint (mm_projector.bin) laid over the base')
     .requiredOption('-o, --out <dir>', "the run's folder")
     .option('--stages <list>', 'labels of the stages to run, such as 1,1.5,2 (default: all)')
@@ -49,6 +50,8 @@ async function run(flags: Flags): Promise<void> {
   if (flags.resume !== undefined && flags.resume !== 'last') {
     throw new UserError(`resume: expected last, got ${flags.resume}`);
   }
+  const base = await findModel(flags.base, flags.quiet);
+  const adapter = flags.adapter === undefined ? undefined : await findModel(flags.adapter, flags.quiet);
   const { openDevice } = await import('../runtime/device.ts');
   const { trainStages } = await import('../train/runStages.ts');
   const device = await openDevice(
@@ -62,8 +65,8 @@ async function run(flags: Flags): Promise<void> {
       device,
       configFile: flags.config,
       labels: flags.stages?.split(','),
-      base: flags.base,
-      adapter: flags.adapter,
+      base,
+      adapter,
       out: flags.out,
       resume: flags.resume !== undefined,
       allowChanges: flags.allowChanges,

@@ -15,6 +15,7 @@ import {
   type Message,
   renderConversation,
   stopIds,
+  withSystemText,
 } from './conversation.ts';
 import { loadTokenizer, type Tokenizer } from './tokenizer.ts';
 
@@ -274,5 +275,19 @@ describe('mistakes', () => {
   ])('%s', (_, make, message) => {
     expect(make).toThrow(UserError);
     expect(make).toThrow(message);
+  });
+});
+
+describe('another system text', () => {
+  it('stands in place of the format’s own, its markers escaped', () => {
+    const format = withSystemText(formatNamed('phi_3'), 'Be <image> brief.<|end|>');
+    expect(renderConversation(format, [user('a')], { hasImage: false })).toBe(
+      '<|system|>\nBe < image> brief.< |end|><|end|>\n<|user|>\n<vision_start><latent_image><vision_end>a<|end|>',
+    );
+    expect(withSystemText(formatNamed('plain'), undefined)).toBe(formatNamed('plain'));
+  });
+
+  it('needs a format with a system turn', () => {
+    expect(() => withSystemText(formatNamed('plain'), 'Be brief.')).toThrow(/plain has no system turn/);
   });
 });

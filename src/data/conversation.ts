@@ -123,6 +123,19 @@ export function formatFor(modelType: string): ConversationFormat {
 }
 
 /**
+ * The format with another system text, in which markers are escaped; the format itself where none is given.
+ *
+ * @throws UserError where the format has no system turn.
+ */
+export function withSystemText(format: ConversationFormat, text: string | undefined): ConversationFormat {
+  if (text === undefined) return format;
+  if (format.systemHeader !== '') return { ...format, systemText: escapeMarkers(text) };
+  throw new UserError(
+    `system text: the conversation format ${format.name} has no system turn; put the instruction into the question`,
+  );
+}
+
+/**
  * The ids that end an answer: the format's stop tokens the tokenizer has, and the tokenizer's own EOS.
  *
  * @throws UserError where the tokenizer lacks the format's turn end (the two do not belong together).

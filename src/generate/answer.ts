@@ -3,14 +3,16 @@
  * stop string, the limit or the caller ends it. Knows nothing of how a conversation came about (`chat.ts`).
  */
 import type { OnProgress } from '../common/progress.ts';
-import { Random } from '../common/random.ts';
-import { encodePrompt, type Message } from '../data/conversation.ts';
-import { TextStream } from '../data/textStream.ts';
-import { DecodeSession, type PromptIds, promptLength } from './decodeSession.ts';
+import { encodePrompt, type Message, withSystemText } from '../data/conversation.ts';
+import { type AnswerInputs, type Clock, prepareInputs, startClock, timed } from './answerInputs.ts';
+import { AnswerWriter } from './answerWriter.ts';
+import { type PromptIds, promptLength } from './batchDecoder.ts';
+import { DecodeSession } from './decodeSession.ts';
 import { checkContext, checkMaxTokens, checkQueryLength } from './limits.ts';
+import { checkLogprobs, type TokenLogprob } from './logprobs.ts';
 import type { FusionModel, ModelFiles } from './model.ts';
 import type { Picture } from './picture.ts';
-import { type SamplingOptions, sampleToken, validateSampling } from './sampling.ts';
+import { type SamplingOptions, validateSampling } from './sampling.ts';
 import { StopMatcher, type StopReason } from './stop.ts';
 
 /** How to answer. Everything may be left out. */
@@ -19,8 +21,12 @@ export interface AnswerOptions extends SamplingOptions {
   readonly maxTokens?: number | undefined;
   /** Texts that end the answer; they are not part of it. */
   readonly stop?: readonly string[] | undefined;
+  /** Stands in place of the conversation format's system text, where the format has a system turn. */
+  readonly systemText?: string | undefined;
   /** Latents per question, a perfect square; the config's default (36 or the nearest) unless given. */
   readonly queryLength?: number | undefined;
+  /** How many alternatives each token's log-probability comes with, 0 to 20; no log-probabilities unless given. */
+  readonly logprobs?: number | undefined;
   /** Ends the answer early: looked at between crops and between tokens. */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: OnProgress | undefined;
@@ -55,9 +61,18 @@ export interface Answer {
   readonly warnings: readonly string[];
 }
 
-export type AnswerEvent =
-  | { readonly type: 'text'; readonly text: string }
-  | { readonly type: 'done'; readonly answer: Answer };
+/** More of the answer's text. */
+export interface TextEvent {
+  readonly type: 'text';
+  readonly text: string;
+  /**
+   * Where `AnswerOptions.logprobs` asks for them: the tokens whose text begins here, in order. A last event may
+   * have tokens and no text.
+   */
+  readonly logprobs?: readonly TokenLogprob[];
+}
+
+export type AnswerEvent = TextEvent | { readonly type: 'done'; readonly answer: Answer };
 
 /** Messages with `<image>` in the turn that shows the picture, where there is one. */
 export interface Conversation {
@@ -92,41 +107,63 @@ export async function* streamAnswer(
   options: AnswerOptions = {},
 ): AsyncGenerator<AnswerEvent, void, undefined> {
   const plan = planAnswer(model, conversation.messages, conversation.picture !== undefined, options);
-  const clock = { load: model.loadSeconds, vision: 0, prefill: 0, decode: 0 };
-  const generation = new Generation(model, plan, options, clock);
-  let text = '';
+  const clock = startClock(model);
+  const writer = new AnswerWriter(model, plan, options);
+  const inputs = await prepareInputs(model, plan, conversation.picture, options, clock);
+  if (inputs !== undefined) {
+    try {
+      for await (const event of decodeAnswer(model, plan, inputs, writer, options, clock)) yield event;
+    } finally {
+      await inputs.free();
+    }
+  }
+  const rest = writer.end();
+  if (rest !== undefined) yield rest;
+  yield { type: 'done', answer: writer.answer(clock) };
+}
+
+/** Reads the prompt and writes token by token. */
+async function* decodeAnswer(
+  model: FusionModel,
+  plan: AnswerPlan,
+  { features }: AnswerInputs,
+  writer: AnswerWriter,
+  options: AnswerOptions,
+  clock: Clock,
+): AsyncGenerator<TextEvent, void, undefined> {
+  const cancelled = () => options.signal?.aborted ?? false;
+  if (cancelled()) return;
+  const session = new DecodeSession(model, plan.prompt, features, plan.queryLength);
   try {
-    await generation.start(conversation.picture);
-    for await (const piece of generation.pieces()) {
-      text += piece;
-      yield { type: 'text', text: piece };
+    let logits = await timed(clock, 'prefill', () => readPrompt(() => session.prefill(), plan, options));
+    while (!cancelled()) {
+      const event = writer.take(logits);
+      if (event !== undefined) yield event;
+      if (writer.finishReason !== undefined || cancelled()) return;
+      logits = await timed(clock, 'decode', () => session.append(writer.tokens.at(-1) as number));
     }
   } finally {
-    await generation.free();
+    await session.free();
   }
-  const { tokens, finishReason } = generation;
-  const steps = tokens.length - (finishReason === 'stop' ? 0 : 1);
-  yield {
-    type: 'done',
-    answer: {
-      text,
-      finishReason,
-      tokens,
-      promptTokens: plan.promptTokens,
-      queryLength: plan.queryLength,
-      seed: plan.seed,
-      seconds: clock,
-      tokensPerSecond: steps > 0 && clock.decode > 0 ? steps / clock.decode : 0,
-      peakMemory: process.resourceUsage().maxRSS * 1024,
-      warnings: plan.warnings,
-    },
-  };
+}
+
+/** Prefills and reports it. */
+export async function readPrompt<T>(
+  prefill: () => Promise<T>,
+  { promptTokens: total }: AnswerPlan,
+  { onProgress }: AnswerOptions,
+): Promise<T> {
+  onProgress?.({ phase: 'prefill', done: 0, total, unit: 'tokens' });
+  const result = await prefill();
+  onProgress?.({ phase: 'prefill', done: total, total, unit: 'tokens' });
+  return result;
 }
 
 /** Checks what needs no model. @throws UserError naming the option, its range and the value. */
 export function checkAnswerOptions(options: AnswerOptions): StopMatcher {
   validateSampling(options);
   checkMaxTokens(options.maxTokens);
+  checkLogprobs(options.logprobs);
   return new StopMatcher(options.stop ?? []);
 }
 
@@ -144,131 +181,11 @@ export function planAnswer(
 ): AnswerPlan {
   const stops = checkAnswerOptions(options);
   const { queryLength, warnings } = checkQueryLength(config, options.queryLength);
-  const prompt = encodePrompt(tokenizer, format, messages, { hasImage });
+  const prompt = encodePrompt(tokenizer, withSystemText(format, options.systemText), messages, {
+    hasImage,
+  });
   const promptTokens = promptLength(config, prompt.inputIds, queryLength);
   const maxTokens = checkContext(config, promptTokens, options.maxTokens);
   const drawn = options.temperature ? Math.floor(Math.random() * 2 ** 32) : 0;
   return { prompt, promptTokens, queryLength, maxTokens, seed: options.seed ?? drawn, stops, warnings };
-}
-
-type Clock = { -readonly [name in keyof Timings]: number };
-
-/** One answer under way. */
-class Generation {
-  readonly tokens: number[] = [];
-  finishReason: StopReason = 'cancelled';
-  readonly #model: FusionModel;
-  readonly #plan: AnswerPlan;
-  readonly #options: AnswerOptions;
-  readonly #clock: Clock;
-  /** What `free` undoes, in order. */
-  readonly #cleanUp: (() => Promise<void>)[] = [];
-  #session: DecodeSession | undefined;
-
-  constructor(model: FusionModel, plan: AnswerPlan, options: AnswerOptions, clock: Clock) {
-    this.#model = model;
-    this.#plan = plan;
-    this.#options = options;
-    this.#clock = clock;
-  }
-
-  get #cancelled(): boolean {
-    return this.#options.signal?.aborted ?? false;
-  }
-
-  /** Compiles, and encodes the picture. */
-  async start(picture: Picture | undefined): Promise<void> {
-    const { programs } = this.#model;
-    const { queryLength } = this.#plan;
-    if (this.#cancelled) return;
-    await this.#timed('load', async () => {
-      await programs.tile();
-      if (picture !== undefined) await programs.whole();
-      await programs.prefill(queryLength);
-      await programs.decode();
-    });
-    const features = await this.#timed('vision', () => this.#encode(picture)).catch((error: unknown) => {
-      if (this.#cancelled) return undefined;
-      throw error;
-    });
-    if (features === undefined) return;
-    const session = new DecodeSession(this.#model, this.#plan.prompt, features, queryLength);
-    this.#session = session;
-    this.#cleanUp.push(() => session.free());
-  }
-
-  async #encode(picture: Picture | undefined) {
-    const { images, device } = this.#model;
-    const { signal, onProgress } = this.#options;
-    const held = await images.tiles(picture, { signal, onProgress });
-    this.#cleanUp.push(() => held.release());
-    signal?.throwIfAborted();
-    onProgress?.({ phase: 'vision', done: 4, total: 5, unit: 'tiles' });
-    const imageTokens = await images.whole(picture, this.#plan.prompt.instructs);
-    this.#cleanUp.push(() => device.free([imageTokens]));
-    onProgress?.({ phase: 'vision', done: 5, total: 5, unit: 'tiles' });
-    return { tiles: held.features, imageTokens };
-  }
-
-  /** The answer's text, piece by piece; sets `finishReason`. */
-  async *pieces(): AsyncGenerator<string, void, undefined> {
-    const { stops } = this.#plan;
-    const text = new TextStream(this.#model.tokenizer);
-    for await (const token of this.#generate()) {
-      const { emit, stopped } = stops.push(text.push(token));
-      if (emit !== '') yield emit;
-      if (stopped) break;
-    }
-    const rest = stops.push(text.flush()).emit + stops.flush();
-    if (stops.matched !== undefined) this.finishReason = 'stop_string';
-    if (rest !== '') yield rest;
-  }
-
-  async *#generate(): AsyncGenerator<number, void, undefined> {
-    const session = this.#session;
-    if (session === undefined || this.#cancelled) return;
-    const random = new Random(this.#plan.seed);
-    const seen = Array.from(this.#plan.prompt.inputIds);
-    let logits = await this.#prefill(session);
-    while (!this.#cancelled) {
-      const { id } = sampleToken(logits, this.#options, seen, random);
-      if (this.#model.stopIds.has(id)) {
-        this.finishReason = 'stop';
-        return;
-      }
-      this.tokens.push(id);
-      seen.push(id);
-      yield id;
-      if (this.tokens.length === this.#plan.maxTokens) {
-        this.finishReason = 'length';
-        return;
-      }
-      if (this.#cancelled) return;
-      logits = await this.#timed('decode', () => session.append(id));
-    }
-  }
-
-  async #prefill(session: DecodeSession): Promise<Float32Array> {
-    const total = this.#plan.promptTokens;
-    const report = (done: number) =>
-      this.#options.onProgress?.({ phase: 'prefill', done, total, unit: 'tokens' });
-    report(0);
-    const logits = await this.#timed('prefill', () => session.prefill());
-    report(total);
-    return logits;
-  }
-
-  /** Frees in reverse order; may be called again. */
-  async free(): Promise<void> {
-    for (let undo = this.#cleanUp.pop(); undo !== undefined; undo = this.#cleanUp.pop()) await undo();
-  }
-
-  async #timed<T>(phase: keyof Timings, work: () => Promise<T>): Promise<T> {
-    const start = performance.now();
-    try {
-      return await work();
-    } finally {
-      this.#clock[phase] += (performance.now() - start) / 1e3;
-    }
-  }
 }

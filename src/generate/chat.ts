@@ -8,6 +8,7 @@ import {
   type Answer,
   type AnswerEvent,
   type AnswerOptions,
+  type Conversation,
   planAnswer,
   type Reader,
   streamAnswer,
@@ -49,6 +50,19 @@ export async function ask(
   return wholeAnswer(stream(model, question, options));
 }
 
+/**
+ * A question as a conversation of one turn, for `Engine` and `explain`.
+ *
+ * @throws UserError for an empty question and an image that cannot be used.
+ */
+export async function conversationOf({ config }: Reader, question: Question): Promise<Conversation> {
+  const { text, image, ...decoding } = question;
+  checkQuestion(text);
+  const message = messageOf({ role: 'user', text, showsImage: image !== undefined });
+  if (image === undefined) return { messages: [message] };
+  return { messages: [message], picture: pictureOf(await openImage(image, decoding), config.vision) };
+}
+
 /** A text worth asking. @throws UserError for one without a visible character. */
 export function checkQuestion(text: string): void {
   if (text.trim() !== '') return;
@@ -75,7 +89,8 @@ async function wholeAnswer(events: AsyncIterable<AnswerEvent>): Promise<Answer> 
   throw new Error('internal: an answer ended without its last event');
 }
 
-interface Turn extends Message {
+/** A turn as it was typed or answered. */
+export interface Turn extends Message {
   /** Whether the image arrived with this turn. */
   readonly showsImage: boolean;
 }
@@ -153,8 +168,8 @@ export class Chat {
   }
 }
 
-/** What people and the model wrote must not read as markers. */
-function messageOf({ role, text, showsImage }: Turn): Message {
+/** The message of a turn: what people and the model wrote must not read as markers. */
+export function messageOf({ role, text, showsImage }: Turn): Message {
   const safe = escapeMarkers(text);
   return { role, text: showsImage ? `<image>\n${safe}` : safe };
 }

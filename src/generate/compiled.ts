@@ -5,6 +5,7 @@
 import type { ResidentWeights } from '../checkpoint/loadWeights.ts';
 import type { Program } from '../graph/index.ts';
 import type { FusionConfig } from '../model/config.ts';
+import { explainDecodeProgram, explainWholeProgram } from '../model/explainPrograms.ts';
 import {
   decodeProgram,
   lossAndGradientsProgram,
@@ -19,7 +20,24 @@ export interface BoundProgram {
   run(feeds: Readonly<Record<string, Feed>>, options?: RunOptions): Promise<RunResult>;
 }
 
-export class CompiledPrograms {
+/** The programs of a loaded model, each compiled when it is first needed. */
+export interface ModelPrograms {
+  tile(): Promise<BoundProgram>;
+  whole(): Promise<BoundProgram>;
+  /** queryLength: latents per question, part of the program. */
+  prefill(queryLength: number): Promise<BoundProgram>;
+  decode(): Promise<BoundProgram>;
+  /** The tower's attention between picture and question. */
+  explainWhole(): Promise<BoundProgram>;
+  /** The attention of interaction layers and decoder. queryLength: as in `prefill`. */
+  explainDecode(queryLength: number): Promise<BoundProgram>;
+  /** The loss's parts, and gradients of the named weights. */
+  loss(queryLength: number, gradients: readonly string[]): Promise<BoundProgram>;
+  /** Frees all compiled programs. */
+  dispose(): Promise<void>;
+}
+
+export class CompiledPrograms implements ModelPrograms {
   readonly #device: Device;
   readonly #config: FusionConfig;
   readonly #weights: ResidentWeights;
@@ -46,6 +64,16 @@ export class CompiledPrograms {
 
   decode(): Promise<BoundProgram> {
     return this.#bound('decode', () => decodeProgram(this.#config));
+  }
+
+  /** The tower's attention between picture and question. */
+  explainWhole(): Promise<BoundProgram> {
+    return this.#bound('explain whole', () => explainWholeProgram(this.#config));
+  }
+
+  /** The attention of interaction layers and decoder. queryLength: as in `prefill`. */
+  explainDecode(queryLength: number): Promise<BoundProgram> {
+    return this.#bound(`explain ${queryLength}`, () => explainDecodeProgram(this.#config, queryLength));
   }
 
   /** The loss's parts, and gradients of the named weights. */

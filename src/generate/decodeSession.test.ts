@@ -5,7 +5,8 @@ import { copyCheckpoint, GOLDEN, goldenPixels } from '../../test/support/checkpo
 import { CountingDevice } from '../../test/support/countingDevice.ts';
 import { openSafetensors, readTensor } from '../checkpoint/safetensors.ts';
 import { encodePrompt, type Message } from '../data/conversation.ts';
-import { DecodeSession, type PromptIds, promptLength } from './decodeSession.ts';
+import { type PromptIds, promptLength } from './batchDecoder.ts';
+import { DecodeSession } from './decodeSession.ts';
 import { type FusionModel, loadModel } from './model.ts';
 import { type Picture, pictureOfCrops } from './picture.ts';
 

@@ -7,7 +7,7 @@ import type { OnProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { f32, i32 } from '../model/feeds.ts';
 import type { Device, ResidentTensor, RunOptions, RunResult, WriteTarget } from '../runtime/types.ts';
-import type { CompiledPrograms } from './compiled.ts';
+import type { ModelPrograms } from './compiled.ts';
 import type { Picture } from './picture.ts';
 
 /** Bytes of tile features that are kept; a full-size picture takes 48 MB. */
@@ -48,13 +48,13 @@ function report(done: number, { signal, onProgress }: EncodeOptions): void {
 export class ImageFeatures {
   readonly #device: Device;
   readonly #config: FusionConfig;
-  readonly #programs: CompiledPrograms;
+  readonly #programs: ModelPrograms;
   readonly #limit: number;
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>();
 
   /** limit: bytes of features kept when nobody uses them. */
-  constructor(device: Device, config: FusionConfig, programs: CompiledPrograms, limit: number) {
+  constructor(device: Device, config: FusionConfig, programs: ModelPrograms, limit: number) {
     this.#device = device;
     this.#config = config;
     this.#programs = programs;
@@ -144,7 +144,7 @@ export class ImageFeatures {
 
   /** Where a tile's features stand among all. */
   #place(features: ResidentTensor, tile: number): WriteTarget {
-    return { to: features, axis: 1, offset: tile * this.#config.vision.patches };
+    return { to: features, blocks: [{ at: [0, tile * this.#config.vision.patches] }] };
   }
 
   #crop({ crops }: Picture, index: number): Float32Array {

@@ -7,6 +7,15 @@ import { availableParallelism, totalmem } from 'node:os';
 import path from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
 import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
+import { convertedFolder } from '../checkpoint/quantise/cache.ts';
+import {
+  partFormats,
+  type Quantization,
+  readQuantization,
+  type WeightFormat,
+} from '../checkpoint/quantise/formats.ts';
+import { openStored } from '../checkpoint/quantise/stored.ts';
+import { UserError } from '../common/errors.ts';
 import type { OnProgress } from '../common/progress.ts';
 import { type ConversationFormat, formatFor, formatNamed, stopIds } from '../data/conversation.ts';
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
@@ -14,10 +23,12 @@ import { type FusionConfig, readFusionConfig } from '../model/config.ts';
 import { validateTensors } from '../model/weights.ts';
 import { openDevice } from '../runtime/device.ts';
 import type { Device, DeviceName } from '../runtime/types.ts';
-import { CompiledPrograms } from './compiled.ts';
+import { CompiledPrograms, type ModelPrograms } from './compiled.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { weightBytes } from './limits.ts';
+import { StagedPrograms } from './stagedPrograms.ts';
+import { loadStaged } from './stagedWeights.ts';
 import { growVocabulary, withVocabulary } from './vocabulary.ts';
 
 export interface LoadOptions {
@@ -29,8 +40,18 @@ export interface LoadOptions {
   readonly tokenizer?: string | undefined;
   /** Bytes of image features kept for images seen before; 256 MiB unless given. */
   readonly featureBytes?: number | undefined;
+  /**
+   * How weights are kept: f32 (default), or rounded (`int8`, `int4`), for which the checkpoint is converted once, into
+   * a cache. A converted folder needs no word of it.
+   */
+  readonly weights?: LoadFormat | undefined;
   readonly onProgress?: OnProgress | undefined;
+  /** Told of work that takes long and is done once, one line each. */
+  readonly onNote?: ((text: string) => void) | undefined;
 }
+
+/** Formats that a checkpoint can be asked for in. */
+export type LoadFormat = Exclude<WeightFormat, 'f16'>;
 
 /** A loaded model. Several answers may be under way at once; `dispose` frees everything. */
 export interface FusionModel {
@@ -41,9 +62,9 @@ export interface FusionModel {
   /** Ids that end an answer: of the generation config, the tokenizer and the format. */
   readonly stopIds: ReadonlySet<number>;
   readonly device: Device;
-  /** f32, by checkpoint name. */
+  /** f32, by checkpoint name; of a converted model those that were not rounded. */
   readonly weights: ResidentWeights;
-  readonly programs: CompiledPrograms;
+  readonly programs: ModelPrograms;
   readonly images: ImageFeatures;
   /** What the user should know of the checkpoint, one line each. */
   readonly warnings: readonly string[];
@@ -62,6 +83,8 @@ export interface ModelFiles {
   readonly checkpoint: Checkpoint;
   /** As config.json has it: with as many vocabulary rows as the checkpoint. */
   readonly trained: FusionConfig;
+  /** Of a converted folder, how its weights are kept. */
+  readonly quantization: Quantization | undefined;
   /** What reading took. */
   readonly seconds: number;
 }
@@ -76,12 +99,16 @@ export async function readModelFiles(dir: string, tokenizer = dir): Promise<Mode
   const start = performance.now();
   const trained = await readFusionConfig(dir);
   const checkpoint = await openCheckpoint(dir);
-  validateTensors(trained, checkpoint);
+  const quantization = await readQuantization(dir);
+  if (quantization === undefined) validateTensors(trained, checkpoint);
+  else openStored(trained, quantization.formats, checkpoint);
   const text = await loadText(dir, trained, tokenizer);
   const config = withVocabulary(trained, text.tokenizer.vocabularySize);
-  const warnings = [...vocabularyWarnings(dir, trained, config), ...memoryWarnings(dir, config, totalmem())];
+  if (quantization !== undefined && config !== trained) throw withoutRows(dir, trained, config);
+  const memory = quantization === undefined ? memoryWarnings(dir, config, totalmem()) : [];
+  const warnings = [...vocabularyWarnings(dir, trained, config), ...memory];
   const seconds = (performance.now() - start) / 1e3;
-  return { dir, config, ...text, warnings, checkpoint, trained, seconds };
+  return { dir, config, ...text, warnings, checkpoint, trained, quantization, seconds };
 }
 
 /**
@@ -90,14 +117,14 @@ export async function readModelFiles(dir: string, tokenizer = dir): Promise<Mode
  * @throws UserError as `readModelFiles`, and for a device that is not there.
  */
 export async function loadModel(from: string | ModelFiles, options: LoadOptions = {}): Promise<FusionModel> {
-  const files = typeof from === 'string' ? await readModelFiles(from, options.tokenizer) : from;
+  const found = typeof from === 'string' ? await readModelFiles(from, options.tokenizer) : from;
+  const files = await inFormat(found, options);
   const start = performance.now();
   const { dir, config, tokenizer, format, stopIds: ends, warnings } = files;
   const given = typeof options.device === 'object' ? options.device : undefined;
   const device = given ?? (await openNamed(options));
   try {
-    const weights = await loadGrown(device, files, options.onProgress);
-    const programs = new CompiledPrograms(device, config, weights);
+    const { weights, programs } = await loadPrograms(device, files, options.onProgress);
     const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
     const images = new ImageFeatures(device, config, programs, limit);
     const dispose = async () => {
@@ -133,6 +160,37 @@ async function loadText(
   return { tokenizer, format, stopIds: new Set([...eos, ...stopIds(format, tokenizer)]) };
 }
 
+/** The files of the model in the format that is asked for, converted where need be. */
+async function inFormat(files: ModelFiles, options: LoadOptions): Promise<ModelFiles> {
+  const { weights, tokenizer, threads, onProgress, onNote } = options;
+  const { dir, quantization } = files;
+  const kept = quantization?.formats.decoder ?? 'f32';
+  if (weights === undefined || weights === kept) return files;
+  if (quantization !== undefined) {
+    throw new UserError(
+      `${dir}: expected a checkpoint as it was trained to make ${weights} of, got one converted to ${kept}`,
+    );
+  }
+  if (files.config !== files.trained) throw withoutRows(dir, files.trained, files.config);
+  const formats = partFormats(weights);
+  const made = await convertedFolder(dir, { label: weights, formats, threads, onProgress, onNote });
+  return readModelFiles(made, tokenizer ?? dir);
+}
+
+async function loadPrograms(
+  device: Device,
+  files: ModelFiles,
+  onProgress: OnProgress | undefined,
+): Promise<{ readonly weights: ResidentWeights; readonly programs: ModelPrograms }> {
+  const { config, checkpoint, quantization } = files;
+  if (quantization === undefined) {
+    const weights = await loadGrown(device, files, onProgress);
+    return { weights, programs: new CompiledPrograms(device, config, weights) };
+  }
+  const staged = await loadStaged(device, config, checkpoint, quantization, onProgress);
+  return { weights: staged.resident, programs: new StagedPrograms(device, config, staged) };
+}
+
 async function loadGrown(
   device: Device,
   { trained, config, checkpoint }: ModelFiles,
@@ -151,6 +209,11 @@ function vocabularyWarnings(dir: string, trained: FusionConfig, config: FusionCo
     `${dir}: the tokenizer has ${ids} ids, the checkpoint's vocabulary ${rows} rows; the missing ${ids - rows} start as the mean of the others`,
   ];
 }
+
+const withoutRows = (dir: string, trained: FusionConfig, config: FusionConfig): UserError =>
+  new UserError(
+    `${dir}: expected a vocabulary row for each of the tokenizer's ${config.decoder.vocabSize} ids to convert it, got ${trained.decoder.vocabSize}; use it in f32`,
+  );
 
 /** Whether the weights alone are more than the machine's memory (in bytes). */
 export function memoryWarnings(dir: string, config: FusionConfig, memory: number): readonly string[] {

@@ -40,8 +40,8 @@ export async function growVocabulary(
     for (let at = 0; at < added.length; at += width) added.set(mean, at);
     const tail = await device.upload(f32(added, [rows - known, width]));
     const whole = await device.zeros('f32', [rows, width]);
-    await device.copy(old, { to: whole, axis: 0, offset: 0 });
-    await device.copy(tail, { to: whole, axis: 0, offset: known });
+    await device.copy(old, { to: whole });
+    await device.copy(tail, { to: whole, blocks: [{ at: [known] }] });
     await device.free([old, tail]);
     grown[name] = whole;
   }

@@ -84,6 +84,19 @@ export function matMul(a: Tensor, b: Tensor, options: MatMulOptions = {}): Tenso
  */
 export const rotary = (x: Tensor, cos: Tensor, sin: Tensor): Tensor => apply('rotary', [x, cos, sin], {});
 
+export interface MatMulNBitsOptions {
+  readonly bits: 4 | 8;
+  /** `int8`: x is rounded to 8 bits in blocks of 32, for the fast kernels. */
+  readonly activations: 'f32' | 'int8';
+}
+
+/**
+ * `x @ Wᵀ`, W = (codes − 2^(bits−1)) · scale in blocks of 32. x: f32 [..., in]; codes: u8 [out, ⌈in/32⌉, 4·bits], of
+ * 4 bits the even element's in the lower half of a byte; scales: f32 [out, ⌈in/32⌉] → f32 [..., out].
+ */
+export const matMulNBits = (x: Tensor, codes: Tensor, scales: Tensor, options: MatMulNBitsOptions): Tensor =>
+  apply('matMulNBits', [x, codes, scales], options);
+
 export interface ReduceOptions {
   readonly keepDims?: boolean;
 }

@@ -69,13 +69,23 @@ export function mergeHeads(x: Tensor): Tensor {
   return reshape(transpose(x, [0, 2, 1, 3]), [batch, sequence, multiplyDims(heads, size)]);
 }
 
+/** Is shown the weights of an attention, whose rows sum to one: [B, H, S, T]. */
+export type ObserveAttention = (weights: Tensor) => void;
+
 /**
  * Scaled dot-product attention with grouped keys. q: [B, H, S, E]; k, v: [B, K, T, E] with K dividing H;
- * bias: added to the scores, [B or 1, S or 1, T] → [B, H, S, E].
+ * bias: added to the scores, [B or 1, S or 1, T] → [B, H, S, E]. observe: sees the weights on their way.
  *
  * Its gradient is written out: `Σ_t dP·P` equals `Σ_e dO·O`, which is shorter by T/E.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, scale: number, bias?: Tensor): Tensor {
+export function attention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  scale: number,
+  bias?: Tensor,
+  observe?: ObserveAttention,
+): Tensor {
   const [batch, heads, sequence, size] = q.shape as readonly [Dim, number, Dim, Dim];
   const kvHeads = k.shape[1] as number;
   if (heads % kvHeads !== 0) {
@@ -86,6 +96,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, scale: number, bias?:
   const rows = reshape(q, grouped);
   const scores = matMul(rows, k, { transposeB: true, scale });
   const weights = softmax(bias === undefined ? scores : addBias(scores, bias, heads / kvHeads, sequence));
+  observe?.(reshape(weights, [batch, heads, sequence, dimOf(k, 2)]));
   const output = matMul(weights, v);
   const rule = (g: Tensor) => {
     const gRows = reshape(g, grouped);

@@ -18,7 +18,7 @@ import { constant, input, type Tensor, topologicalOrder } from './tensor.ts';
 const NAMES = Object.keys(OPS) as OpName[];
 
 /** Ops whose value changes with a float operand although no gradient flows: nothing to compare. */
-const NO_FLOW = new Set<OpName>(['stopGradient', 'extraOutput', 'argMax']);
+const NO_FLOW = new Set<OpName>(['stopGradient', 'extraOutput', 'argMax', 'matMulNBits']);
 
 const isDifferentiable = (op: OpName, y: Tensor): boolean => isFloat(y.dtype) && !NO_FLOW.has(op);
 

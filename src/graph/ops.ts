@@ -15,6 +15,7 @@ import { indexingOps } from './ops/indexing.ts';
 import { matMulOps } from './ops/matMul.ts';
 import { movementOps } from './ops/movement.ts';
 import { normalizationOps } from './ops/normalization.ts';
+import { quantisedOps } from './ops/quantised.ts';
 import { reductionOps } from './ops/reduction.ts';
 import { sourceOps } from './ops/source.ts';
 import { makeNode, type Tensor } from './tensor.ts';
@@ -53,6 +54,7 @@ export interface OpAttributes {
   withGradient: { readonly rule: GradientRule };
   // Products
   matMul: { readonly transposeA: boolean; readonly transposeB: boolean; readonly scale: number };
+  matMulNBits: { readonly bits: 4 | 8; readonly activations: 'f32' | 'int8' };
   rotary: None;
   // Reductions
   sum: { readonly axes: readonly number[]; readonly keepDims: boolean };
@@ -103,6 +105,7 @@ export const OPS: OpTable = {
   ...sourceOps,
   ...elementwiseOps,
   ...matMulOps,
+  ...quantisedOps,
   ...reductionOps,
   ...normalizationOps,
   ...movementOps,

@@ -90,17 +90,17 @@ function latentOrder(side: number, window: number): Cells {
   return { side: side * window, order };
 }
 
-/**
- * For each pooled cell the rows of the tile features in its bin. Bin i of M over N cells is
- * floor(i·N/M) … ceil((i+1)·N/M); shorter bins repeat their last member.
- */
+/** The cells that adaptive pooling of `size` to `side` cells takes into cell i: floor(i·N/M) … ceil((i+1)·N/M). */
+export function poolingBin(i: number, side: number, size: number): readonly number[] {
+  const first = Math.floor((i * size) / side);
+  const end = Math.ceil(((i + 1) * size) / side);
+  return Array.from({ length: end - first }, (_, k) => first + k);
+}
+
+/** For each pooled cell the rows of the tile features in its bin; shorter bins repeat their last member. */
 function poolingGroups(grid: number, { side, order }: Cells): readonly (readonly number[])[] {
   const size = 2 * grid;
-  const bin = (i: number) => {
-    const first = Math.floor((i * size) / side);
-    const end = Math.ceil(((i + 1) * size) / side);
-    return Array.from({ length: end - first }, (_, k) => first + k);
-  };
+  const bin = (i: number) => poolingBin(i, side, size);
   const longest = Math.max(...Array.from({ length: side }, (_, i) => bin(i).length));
   const filled = (i: number) => {
     const members = bin(i);

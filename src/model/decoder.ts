@@ -15,8 +15,9 @@ import {
   softmax,
   split,
   type Tensor,
+  transpose,
 } from '../graph/index.ts';
-import { attention, causalBias, mergeHeads, splitHeads } from '../graph/nn.ts';
+import { attention, causalBias, mergeHeads, type ObserveAttention, splitHeads } from '../graph/nn.ts';
 import type { DecoderConfig } from './config.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -35,10 +36,10 @@ export interface KeysValues {
 /** How the new rows of a layer attend: given q [B, H, S, E] and this step's keys and values. */
 export type Attend = (q: Tensor, kv: KeysValues, scale: number) => Tensor;
 
-/** Every row attends to itself and those before it. */
-export function causal(sequence: Tensor['shape'][number]): Attend {
+/** Every row attends to itself and those before it. observe: sees how, [B, H, S, S]. */
+export function causal(sequence: Tensor['shape'][number], observe?: ObserveAttention): Attend {
   const bias = causalBias(sequence);
-  return (q, { keys, values }, scale) => attention(q, keys, values, scale, bias);
+  return (q, { keys, values }, scale) => attention(q, keys, values, scale, bias, observe);
 }
 
 /** x: [B, S, D] → the layer's output, and the keys and values it made. */
@@ -85,19 +86,26 @@ function swiGlu(p: Parameters, x: Tensor, c: DecoderConfig): Tensor {
 }
 
 /**
- * One new row that attends to a cache and to itself. past: keys and values [1, K, C, E]; `bias` [C] hides the
- * slots that are not used. The cache is read in place: scores against it and against the new row are computed
- * apart and joined before the softmax.
+ * One new position of each of R sequences, which attends to its sequence's row of a cache and to itself. The new
+ * positions stand side by side: q [1, H, R, E], keys and values [1, K, R, E]. past: keys and values [R, K, C, E];
+ * `bias` [R, C] hides the slots that are not used. The cache is read in place: scores against it and against the
+ * new position are computed apart and joined before the softmax.
  */
 export function cached(past: KeysValues, bias: Tensor): Attend {
   return (q, now, scale) => {
-    const [heads, kvHeads] = [dimOf(q, 1) as number, dimOf(now.keys, 1) as number];
-    const rows = reshape(q, [1, kvHeads, heads / kvHeads, dimOf(q, 3)]);
-    const before = add(matMul(rows, past.keys, { transposeB: true, scale }), bias);
-    const own = matMul(rows, now.keys, { transposeB: true, scale });
+    const [heads, sequences, size] = [dimOf(q, 1) as number, dimOf(q, 2), dimOf(q, 3)];
+    const [kvHeads, slots] = [dimOf(now.keys, 1) as number, dimOf(past.keys, 2)];
+    const bySequence = (x: Tensor) => transpose(x, [2, 1, 0, 3]);
+    const rows = reshape(bySequence(q), [sequences, kvHeads, heads / kvHeads, size]);
+    const hidden = reshape(bias, [sequences, 1, 1, slots]);
+    const before = add(matMul(rows, past.keys, { transposeB: true, scale }), hidden);
+    const own = matMul(rows, bySequence(now.keys), { transposeB: true, scale });
     const weights = softmax(concat([before, own], -1));
-    const [toPast, toSelf] = split(weights, -1, [dimOf(past.keys, 2), 1]);
-    const output = add(matMul(toPast as Tensor, past.values), matMul(toSelf as Tensor, now.values));
-    return reshape(output, q.shape);
+    const [toPast, toSelf] = split(weights, -1, [slots, 1]);
+    const output = add(
+      matMul(toPast as Tensor, past.values),
+      matMul(toSelf as Tensor, bySequence(now.values)),
+    );
+    return reshape(bySequence(reshape(output, [sequences, heads, 1, size])), q.shape);
   };
 }

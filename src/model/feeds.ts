@@ -42,3 +42,16 @@ export function rotaryFeeds(decoder: DecoderConfig, first: number, count: number
   const shape = [count, decoder.headSize / 2];
   return { rotary_cos: f32(cos, shape), rotary_sin: f32(sin, shape) };
 }
+
+/** cos and sin of one position of each of several sequences, `pasts[r]` long so far: f32 [R, E/2]. */
+export function rotaryRowFeeds(decoder: DecoderConfig, pasts: ArrayLike<number>): HostFeeds {
+  const half = decoder.headSize / 2;
+  const [cos, sin] = [new Float32Array(pasts.length * half), new Float32Array(pasts.length * half)];
+  for (const [row, past] of Array.from(pasts).entries()) {
+    const tables = rotaryTables(decoder, past, 1, past + 1);
+    cos.set(tables.cos, row * half);
+    sin.set(tables.sin, row * half);
+  }
+  const shape = [pasts.length, half];
+  return { rotary_cos: f32(cos, shape), rotary_sin: f32(sin, shape) };
+}

@@ -36,7 +36,7 @@ import { joinTiles, poolTiles, projector, resizeImageTokens, type TileContext } 
 import { type Attend, causal, decoderLayer, type KeysValues, type RotaryTables } from './decoder.ts';
 import { interactionLayer } from './interaction.ts';
 import type { Parameters } from './parameters.ts';
-import { visionTower } from './vision.ts';
+import { type ObserveTower, visionTower } from './vision.ts';
 
 const TOWER = 'model.vision_tower.vision_tower.vision_model';
 
@@ -57,13 +57,17 @@ export interface WholeFeatures {
   readonly visionEmbedded: Tensor;
 }
 
-/** Encodes the whole crop with its question. pixels: [B, 3, S, S]; instructs: i32 [B, T], 0 = padding. */
+/**
+ * Encodes the whole crop with its question. pixels: [B, 3, S, S]; instructs: i32 [B, T], 0 = padding. observe: sees
+ * the tower's attention.
+ */
 export function encodeWhole(
   p: Parameters,
   pixels: Tensor,
   instructs: Tensor,
   config: FusionConfig,
   run: RunLayer = runDirectly,
+  observe?: ObserveTower,
 ): WholeFeatures {
   const { patches } = config.vision;
   const textEmbedded = embedding(p.get('model.embed_tokens.weight'), instructs, config.padId);
@@ -72,7 +76,7 @@ export function encodeWhole(
   const question = config.textGuided
     ? { hiddenStates: projector(p.in('model.aux_projector'), textEmbedded, config), padding: textPadding }
     : undefined;
-  const { embedded, connected } = visionTower(p.in(TOWER), pixels, config, question, run);
+  const { embedded, connected } = visionTower(p.in(TOWER), pixels, config, question, run, observe);
   const projected = projector(p.in('model.mm_projector'), connected, config);
   return {
     image: slice(projected, 1, 0, patches),
@@ -127,6 +131,8 @@ export interface Interaction {
   /** [B, q, w², D]. */
   readonly windows: Tensor;
   readonly indices: SequenceIndices;
+  /** Sees how the latents attend to their windows in interaction layer j: [L, H, 1, w²]. */
+  readonly observe?: ((j: number, weights: Tensor) => void) | undefined;
 }
 
 export interface DecoderOutput {
@@ -168,11 +174,12 @@ export function interactionAfter(i: number, { interaction }: FusionConfig): numb
   return Number.isInteger(j) && j >= 0 && j < layers ? j : undefined;
 }
 
-function interact(
+/** The hidden states x [B, S, D] once interaction layer `j` has renewed the latents. */
+export function interact(
   p: Parameters,
   j: number,
   x: Tensor,
-  { windows, indices }: Interaction,
+  { windows, indices, observe }: Interaction,
   config: FusionConfig,
 ): Tensor {
   const width = config.decoder.hiddenSize;
@@ -186,6 +193,7 @@ function interact(
       windowIndex: indices.windowIndex,
     },
     config.interaction,
+    observe && ((weights) => observe(j, weights)),
   );
   return reshape(scatterRows(rows, indices.latentPositions, updated), x.shape);
 }

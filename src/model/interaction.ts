@@ -4,7 +4,7 @@
  * Shapes: L latents over all questions of the batch, R = B·q windows, w² cells in each, D width.
  */
 import { add, concat, dimOf, gather, gelu, layerNorm, reshape, type Tensor } from '../graph/index.ts';
-import { attention, splitHeads } from '../graph/nn.ts';
+import { attention, type ObserveAttention, splitHeads } from '../graph/nn.ts';
 import type { InteractionConfig } from './config.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -21,8 +21,13 @@ export interface InteractionInputs {
   readonly windowIndex: Tensor;
 }
 
-/** The new hidden states of the latents: [L, D]. */
-export function interactionLayer(p: Parameters, inputs: InteractionInputs, c: InteractionConfig): Tensor {
+/** The new hidden states of the latents: [L, D]. observe: sees how they attend to their windows, [L, H, 1, w²]. */
+export function interactionLayer(
+  p: Parameters,
+  inputs: InteractionInputs,
+  c: InteractionConfig,
+  observe?: ObserveAttention,
+): Tensor {
   const { latents, questions, windows, windowIndex } = inputs;
   const u = p.linear('proj_in', concat([questions, latents], -1));
   const context = p.linear('proj_context', windows);
@@ -32,7 +37,8 @@ export function interactionLayer(p: Parameters, inputs: InteractionInputs, c: In
   const [k, v] = ['k_proj', 'v_proj'].map((name) =>
     splitHeads(gather(project(cross, name, context), windowIndex), c.heads),
   );
-  const read = attention(q, k as Tensor, v as Tensor, (headWidth(latents) / c.heads) ** -0.5);
+  const scale = (headWidth(latents) / c.heads) ** -0.5;
+  const read = attention(q, k as Tensor, v as Tensor, scale, undefined, observe);
   const attended = cross.linear('o_proj', reshape(read, latents.shape));
   const z = norm(p.in('norm'), add(attended, u));
   const update = p.linear('proj_out.linear_2', gelu(p.linear('proj_out.linear_1', z), 'none'));

@@ -40,10 +40,10 @@ export function parameters(tensors: ReadonlyMap<string, Tensor>, prefix = ''): P
   return {
     find,
     get,
-    linear: (name, x) => linear(x, get(join(name, 'weight')), find(join(name, 'bias'))),
+    linear: (name, x) => linear(x, get(leafOf(name, 'weight')), find(leafOf(name, 'bias'))),
     in: (inner) => parameters(tensors, `${prefix}${inner}.`),
   };
 }
 
 /** `name.leaf`; a Linear that is its scope itself has the empty name. */
-const join = (name: string, leaf: string): string => (name === '' ? leaf : `${name}.${leaf}`);
+export const leafOf = (name: string, leaf: string): string => (name === '' ? leaf : `${name}.${leaf}`);

@@ -22,7 +22,7 @@ import {
 import { LOWEST } from '../graph/nn.ts';
 import type { FusionConfig } from './config.ts';
 import { poolTiles, resizeImageTokens } from './connector.ts';
-import { cached, causal, type KeysValues, type RotaryTables } from './decoder.ts';
+import { type Attend, cached, causal, type KeysValues, type RotaryTables } from './decoder.ts';
 import {
   decode,
   embedSequence,
@@ -30,6 +30,7 @@ import {
   encodeWhole,
   type ForwardOutput,
   forward,
+  type Interaction,
   logitsAt,
   type SequenceIndices,
 } from './fusion.ts';
@@ -66,12 +67,12 @@ export function modelInputs(config: FusionConfig, overlay?: Overlay): ModelInput
   };
 }
 
-function rotaryInputs(config: FusionConfig, sequence: Dim): RotaryTables {
+export function rotaryInputs(config: FusionConfig, sequence: Dim): RotaryTables {
   const shape = [sequence, config.decoder.headSize / 2];
   return { cos: input('rotary_cos', 'f32', shape), sin: input('rotary_sin', 'f32', shape) };
 }
 
-function sequenceInputs(batch: Dim, sequence: Dim): SequenceIndices {
+export function sequenceInputs(batch: Dim, sequence: Dim): SequenceIndices {
   return {
     textIds: input('text_ids', 'i32', ['N']),
     sources: input('sources', 'i32', [batch, sequence]),
@@ -166,20 +167,28 @@ export const pastOf = (name: string): string => `past_${name}`;
  */
 export function prefillProgram(config: FusionConfig, queryLength: number): Program {
   const { parameters: p } = modelInputs(config);
-  const { decoder, vision, imageTokensSide } = config;
-  const imageTokens = imageTokensSide === undefined ? vision.patches : imageTokensSide ** 2;
-  const image = input('image_tokens', 'f32', ['B', imageTokens, decoder.hiddenSize]);
-  const features = input('tile_features', 'f32', ['B', 4 * vision.patches, decoder.hiddenSize]);
-  const indices = sequenceInputs('B', 'S');
-  const tiles = poolTiles(features, config, queryLength);
-  const x = embedSequence(p, image, tiles.latents, indices, config);
+  const { x, interaction } = promptInputs(p, config, 'B', queryLength);
   const attend = causal('S');
-  const { hiddenStates, keysValues } = decode(p, x, rotaryInputs(config, 'S'), config, () => attend, {
-    windows: tiles.windows,
-    indices,
-  });
+  const tables = rotaryInputs(config, 'S');
+  const { hiddenStates, keysValues } = decode(p, x, tables, config, () => attend, interaction);
   const logits = logitsAt(p, hiddenStates, input('last_positions', 'i32', ['R']), config);
   return program('prefill', { logits, ...cacheOutputs(keysValues) });
+}
+
+/** What a prefill's decoder starts from: `image_tokens`, `tile_features` and the sequence's indices are inputs. */
+export function promptInputs(
+  p: Parameters,
+  config: FusionConfig,
+  batch: Dim,
+  queryLength: number,
+): { readonly x: Tensor; readonly interaction: Interaction } {
+  const { decoder, vision, imageTokensSide } = config;
+  const imageTokens = imageTokensSide === undefined ? vision.patches : imageTokensSide ** 2;
+  const image = input('image_tokens', 'f32', [batch, imageTokens, decoder.hiddenSize]);
+  const features = input('tile_features', 'f32', [batch, 4 * vision.patches, decoder.hiddenSize]);
+  const indices = sequenceInputs(batch, 'S');
+  const { latents, windows } = poolTiles(features, config, queryLength);
+  return { x: embedSequence(p, image, latents, indices, config), interaction: { windows, indices } };
 }
 
 function cacheOutputs(layers: readonly KeysValues[]): Readonly<Record<string, Tensor>> {
@@ -192,17 +201,26 @@ function cacheOutputs(layers: readonly KeysValues[]): Readonly<Record<string, Te
 }
 
 /**
- * One more token of one sample. `token` [1], `length` [1] (used slots of the cache), rotary tables [1, E/2],
- * `past_keys.i` and `past_values.i` [1, K, C, E] → `logits` [1, V], `keys.i` and `values.i` [1, K, 1, E].
+ * One more token of each of several sequences, which stand side by side as one sample of R positions. `token` [R],
+ * `length` [R] (used slots of each row of the cache), rotary tables [R, E/2], `past_keys.i` and `past_values.i`
+ * [R, K, C, E] → `logits` [R, V], `keys.i` and `values.i` [1, K, R, E].
  */
 export function decodeProgram(config: FusionConfig): Program {
   const { parameters: p } = modelInputs(config);
   const { decoder } = config;
-  const token = input('token', 'i32', [1]);
-  const x = reshape(gather(p.get('model.embed_tokens.weight'), token), [1, 1, decoder.hiddenSize]);
-  const bias = where(less(iota('C'), input('length', 'i32', [1])), scalar(0), scalar(LOWEST));
-  const shape = [1, decoder.kvHeads, 'C', decoder.headSize];
-  const attend = (layer: number) =>
+  const token = input('token', 'i32', ['R']);
+  const x = reshape(gather(p.get('model.embed_tokens.weight'), token), [1, 'R', decoder.hiddenSize]);
+  const { hiddenStates, keysValues } = decode(p, x, rotaryInputs(config, 'R'), config, cacheInputs(config));
+  const logits = logitsAt(p, hiddenStates, iota('R'), config);
+  return program('decode', { logits, ...cacheOutputs(keysValues) });
+}
+
+/** How each layer attends to its rows of the cache, which are inputs: see `decodeProgram`. */
+export function cacheInputs({ decoder }: FusionConfig): (layer: number) => Attend {
+  const used = less(iota('C'), reshape(input('length', 'i32', ['R']), ['R', 1]));
+  const bias = where(used, scalar(0), scalar(LOWEST));
+  const shape = ['R', decoder.kvHeads, 'C', decoder.headSize];
+  return (layer) =>
     cached(
       {
         keys: input(pastOf(keysOf(layer)), 'f32', shape),
@@ -210,7 +228,4 @@ export function decodeProgram(config: FusionConfig): Program {
       },
       bias,
     );
-  const { hiddenStates, keysValues } = decode(p, x, rotaryInputs(config, 1), config, attend);
-  const logits = logitsAt(p, hiddenStates, iota(1), config);
-  return program('decode', { logits, ...cacheOutputs(keysValues) });
 }

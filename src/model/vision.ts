@@ -28,7 +28,7 @@ import {
   transpose,
   where,
 } from '../graph/index.ts';
-import { attention, LOWEST, linear, mergeHeads, splitHeads } from '../graph/nn.ts';
+import { attention, LOWEST, linear, mergeHeads, type ObserveAttention, splitHeads } from '../graph/nn.ts';
 import type { FusionConfig, VisionConfig } from './config.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -39,6 +39,9 @@ export interface QuestionTokens {
   /** bool [N, T]: which tokens are padding. */
   readonly padding: Tensor;
 }
+
+/** Is shown the attention of a layer of the tower, from 0: [N, H, P(+T), P(+T)], who attends to whom. */
+export type ObserveTower = (layer: number, weights: Tensor) => void;
 
 /** What the connector needs of the tower's hidden states, kept as running sums. */
 export interface VisionStates {
@@ -61,7 +64,7 @@ export function embedPatches(p: Parameters, pixels: Tensor, c: VisionConfig): Te
 
 /**
  * Encodes crops, together with a question where one is given, and mixes the layers for the connector. run: applies
- * each layer.
+ * each layer; observe: sees the attention of each.
  */
 export function visionTower(
   p: Parameters,
@@ -69,6 +72,7 @@ export function visionTower(
   config: FusionConfig,
   question?: QuestionTokens,
   run: RunLayer = runDirectly,
+  observe?: ObserveTower,
 ): VisionStates {
   const c = config.vision;
   const embedded = embedPatches(p.in('embeddings'), pixels, c);
@@ -77,7 +81,7 @@ export function visionTower(
   let low = x;
   let middle: Tensor | undefined;
   for (let i = 0; i < c.layers; i++) {
-    const attend = attentionPattern(config, question, i < half);
+    const attend = attentionPattern(config, question, i < half, observe && ((w) => observe(i, w)));
     x = run((y) => encoderLayer(p.in(`encoder.layers.${i}`), y, c, attend), x);
     const state = i + 1;
     if (state < half) low = add(low, x);
@@ -118,18 +122,22 @@ function attentionPattern(
   config: FusionConfig,
   question: QuestionTokens | undefined,
   early: boolean,
+  observe: ObserveAttention | undefined,
 ): Attend {
-  if (question === undefined) return attention;
+  if (question === undefined) return (q, k, v, scale) => attention(q, k, v, scale, undefined, observe);
   const { patches } = config.vision;
   const hidden = keyBias(question.padding, patches);
-  if (!early) return (q, k, v, scale) => attention(q, k, v, scale, hidden);
+  if (!early) return (q, k, v, scale) => attention(q, k, v, scale, hidden, observe);
   return (q, k, v, scale) => {
     const text = dimOf(question.padding, 1);
-    const patchRows = attention(slice(q, 2, 0, patches), k, v, scale, hidden);
+    const weights: Tensor[] = [];
+    const note = observe && ((w: Tensor) => void weights.push(w));
+    const patchRows = attention(slice(q, 2, 0, patches), k, v, scale, hidden, note);
     const textRows =
       config.earlyTextRows === 'uniform'
-        ? averageRows(v, text)
-        : attendAmongText(q, k, v, scale, question.padding, patches);
+        ? averageRows(v, text, note)
+        : attendAmongText(q, k, v, scale, question.padding, patches, note);
+    observe?.(concat(weights, 2));
     return concat([patchRows, textRows], 2);
   };
 }
@@ -142,8 +150,9 @@ function keyBias(padding: Tensor, patches: number): Tensor {
 }
 
 /** The mean of all tokens' values, for each of `text` rows: [N, H, S, E] → [N, H, T, E]. */
-function averageRows(v: Tensor, text: Dim): Tensor {
+function averageRows(v: Tensor, text: Dim, observe: ObserveAttention | undefined): Tensor {
   const [crops, heads, rows, size] = v.shape as readonly [Dim, Dim, Dim, Dim];
+  observe?.(broadcastTo(divide(1, dimValue(rows)), [crops, heads, text, rows]));
   const average = divide(sum(v, [2], { keepDims: true }), dimValue(rows));
   return broadcastTo(average, [crops, heads, text, size]);
 }
@@ -155,10 +164,14 @@ function attendAmongText(
   scale: number,
   padding: Tensor,
   patches: number,
+  observe: ObserveAttention | undefined,
 ): Tensor {
   const [crops, text] = padding.shape as readonly [Dim, Dim];
   const textOf = (x: Tensor) => slice(x, 2, patches, text);
   const self = equal(reshape(iota(text), [1, text, 1]), reshape(iota(text), [1, 1, text]));
   const others = where(reshape(padding, [crops, 1, text]), scalar(LOWEST), scalar(0));
-  return attention(textOf(q), textOf(k), textOf(v), scale, where(self, scalar(0), others));
+  const bias = where(self, scalar(0), others);
+  const unseen = fill(0, [crops, dimOf(q, 1), text, patches]);
+  const note = observe && ((weights: Tensor) => observe(concat([unseen, weights], 3)));
+  return attention(textOf(q), textOf(k), textOf(v), scale, bias, note);
 }

@@ -9,6 +9,7 @@ import type { AttributeValue, EmitOptions, Lowering, Target } from '../graph/low
 import { OPS, type OpRow } from '../graph/ops.ts';
 import { type Program, plainLetter, type TensorSpec } from '../graph/program.ts';
 import { type Tensor, topologicalOrder } from '../graph/tensor.ts';
+import { executionOrder } from './executionOrder.ts';
 
 export interface OnnxNode {
   readonly operator: string;
@@ -16,13 +17,22 @@ export interface OnnxNode {
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   readonly attributes: Readonly<Record<string, AttributeValue>>;
+  /** Of an `If`: what is computed where its condition holds, and where it does not. */
+  readonly branches?: readonly [OnnxGraph, OnnxGraph];
+}
+
+/** Bytes of a file in the folder that the session is told. */
+export interface ExternalData {
+  readonly location: string;
+  readonly offset: number;
+  readonly length: number;
 }
 
 export interface OnnxInitializer {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
-  readonly values: TypedArray;
+  readonly values: TypedArray | ExternalData;
 }
 
 export interface OnnxGraph {
@@ -35,10 +45,7 @@ export interface OnnxGraph {
   readonly outputs: readonly TensorSpec[];
 }
 
-/**
- * Lowers a program for a kind of device. Outputs are emitted as soon as they are computed: ONNX Runtime runs
- * nodes leaf by leaf, in the order of the leaves, so a gradient that is an early leaf releases what it needed.
- */
+/** Lowers a program for a kind of device. */
 export function lowerProgram(program: Program, target: Target): OnnxGraph {
   const context = new Context(target, program.inputs);
   const order = topologicalOrder([...program.outputs.values()]);
@@ -55,7 +62,7 @@ export function lowerProgram(program: Program, target: Target): OnnxGraph {
   const { nodes, initializers, values } = context;
   return {
     name: program.name,
-    nodes,
+    nodes: executionOrder(nodes),
     initializers,
     values: [...values.values()],
     inputs: program.inputs,

@@ -7,6 +7,7 @@ import type { AttributeValue, Target } from '../graph/lowering.ts';
 import type { Program, TensorSpec } from '../graph/program.ts';
 import {
   bytesOf,
+  type ExternalData,
   lowerProgram,
   type OnnxGraph,
   type OnnxInitializer,
@@ -18,7 +19,9 @@ import { MessageWriter } from './protobuf.ts';
 const IR_VERSION = 10;
 const OPSET = 21;
 
-const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, ints: 7 } as const;
+const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, graph: 5, ints: 7 } as const;
+/** `TensorProto.DataLocation.EXTERNAL`. */
+const EXTERNAL = 1;
 
 /** Lowers a program and writes it as an ONNX model. */
 export function toOnnx(program: Program, target: Target): Uint8Array {
@@ -51,6 +54,14 @@ function writeNode(n: MessageWriter, node: OnnxNode): void {
   for (const [name, value] of Object.entries(node.attributes)) {
     n.message(5, (a) => writeAttribute(a.string(1, name), value));
   }
+  for (const [i, branch] of (node.branches ?? []).entries()) {
+    const name = i === 0 ? 'then_branch' : 'else_branch';
+    n.message(5, (a) => {
+      a.string(1, name)
+        .message(6, (g) => writeGraph(g, branch))
+        .int(20, ATTRIBUTE_TYPE.graph);
+    });
+  }
   if (node.domain !== '') n.string(7, node.domain);
 }
 
@@ -66,7 +77,16 @@ function writeAttribute(a: MessageWriter, value: AttributeValue): void {
 
 function writeInitializer(t: MessageWriter, { name, dtype, shape, values }: OnnxInitializer): void {
   for (const dim of shape) t.int(1, dim);
-  t.int(2, onnxType(dtype)).string(8, name).bytes(9, bytesOf(values));
+  t.int(2, onnxType(dtype)).string(8, name);
+  if ('location' in values) writeExternalData(t, values);
+  else t.bytes(9, bytesOf(values));
+}
+
+function writeExternalData(t: MessageWriter, { location, offset, length }: ExternalData): void {
+  for (const [key, value] of Object.entries({ location, offset: `${offset}`, length: `${length}` })) {
+    t.message(13, (entry) => entry.string(1, key).string(2, value));
+  }
+  t.int(14, EXTERNAL);
 }
 
 function writeValueInfo(v: MessageWriter, { name, dtype, shape }: TensorSpec): void {

@@ -3,37 +3,65 @@
  * a cache, norms of gradients, AdamW. Plain loops over typed arrays.
  */
 import type { TypedArray } from '../graph/dtype.ts';
-import type { AdamWOptions } from './types.ts';
+import type { AdamWArrays } from './adamWThread.ts';
+import type { AdamWOptions, Block } from './types.ts';
 
-/**
- * Copies `from` (row-major, `fromShape`) into `to` (`toShape`), starting at index `offset` along `axis`.
- * The shapes agree on every other axis.
- */
-export function copyInto(
-  to: TypedArray,
-  toShape: readonly number[],
-  from: TypedArray,
-  fromShape: readonly number[],
-  axis: number,
-  offset: number,
-): void {
-  const product = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1);
-  const fits = fromShape.every((dim, i) =>
-    i === axis ? dim + offset <= (toShape[i] ?? 0) : dim === toShape[i],
-  );
-  if (!fits || fromShape.length !== toShape.length || offset < 0) {
-    throw new Error(`copy of [${fromShape}] into [${toShape}] at ${offset} on axis ${axis} does not fit`);
-  }
-  const inner = product(toShape.slice(axis + 1));
-  const outer = product(toShape.slice(0, axis));
-  const chunk = (fromShape[axis] ?? 0) * inner;
-  const stride = (toShape[axis] ?? 0) * inner;
-  for (let i = 0; i < outer; i++) {
-    const piece = from.subarray(i * chunk, (i + 1) * chunk);
-    // Both sides have one dtype, which the caller checked.
-    (to as Float32Array).set(piece as Float32Array, i * stride + offset * inner);
-  }
+/** A tensor's elements with their shape, row-major. */
+export interface Elements {
+  readonly shape: readonly number[];
+  readonly data: TypedArray;
 }
+
+/** Copies a block of `from` into `to`; both have one rank and one dtype. Throws where the block leaves either. */
+export function copyBlock(to: Elements, from: Elements, block: Block): void {
+  const rank = from.shape.length;
+  const axes = Array.from({ length: rank }, (_, axis): Axis => {
+    const [target = 0, source = 0] = [block.at[axis], block.from?.[axis]];
+    const [toDim = 0, fromDim = 0] = [to.shape[axis], from.shape[axis]];
+    return { target, source, size: block.size?.[axis] ?? fromDim - source, toDim, fromDim };
+  });
+  const fits = ({ target, source, size, toDim, fromDim }: Axis) =>
+    Math.min(size, target, source) >= 0 && target + size <= toDim && source + size <= fromDim;
+  if (to.shape.length !== rank || !axes.every(fits)) {
+    const [size, source, target] = (['size', 'source', 'target'] as const).map((k) => axes.map((x) => x[k]));
+    throw new Error(
+      `copy of [${size}] at [${source}] of [${from.shape}] to [${target}] of [${to.shape}] does not fit`,
+    );
+  }
+  copyAxes(to.data, from.data, axes, 0, 0);
+}
+
+/** What of an axis is copied, from index `source` to index `target`, and how long the axis is on either side. */
+interface Axis {
+  readonly source: number;
+  readonly target: number;
+  readonly size: number;
+  readonly toDim: number;
+  readonly fromDim: number;
+}
+
+/** Goes down the axes to the one from which both sides lie in one run of memory. */
+function copyAxes(
+  to: TypedArray,
+  from: TypedArray,
+  [axis, ...inner]: readonly Axis[],
+  toIndex: number,
+  fromIndex: number,
+): void {
+  const { target, source, size, toDim, fromDim } = axis ?? SINGLE;
+  const [toStart, fromStart] = [toIndex * toDim + target, fromIndex * fromDim + source];
+  if (inner.every(({ size: n, toDim: a, fromDim: b }) => n === a && n === b)) {
+    const run = inner.reduce((product, { size: n }) => product * n, 1);
+    const piece = from.subarray(fromStart * run, (fromStart + size) * run);
+    // Both sides have one dtype, which the caller checked.
+    (to as Float32Array).set(piece as Float32Array, toStart * run);
+    return;
+  }
+  for (let i = 0; i < size; i++) copyAxes(to, from, inner, toStart + i, fromStart + i);
+}
+
+/** A tensor without axes has one element. */
+const SINGLE: Axis = { source: 0, target: 0, size: 1, toDim: 1, fromDim: 1 };
 
 /** `√Σx²`, summed in f64. */
 export function norm(x: Float32Array): number {
@@ -76,4 +104,11 @@ export function adamW(
     second[i] = v;
     weight[i] = decay * (weight[i] as number) - (stepSize * m) / (Math.sqrt(v) * correction + epsilon);
   }
+}
+
+/** The memory of all arrays, to be moved with a message. */
+export function buffersOf(arrays: readonly AdamWArrays[]): ArrayBuffer[] {
+  return arrays.flatMap(({ weight, gradient, first, second }) =>
+    [weight, gradient, first, second].map(({ buffer }) => buffer as ArrayBuffer),
+  );
 }

@@ -8,9 +8,9 @@ import { Random } from '../common/random.ts';
 import * as f from '../graph/functions.ts';
 import { program } from '../graph/program.ts';
 import { input } from '../graph/tensor.ts';
-import { copyInto, norm } from './kernels.ts';
+import { copyBlock, norm } from './kernels.ts';
 import { LocalDevice } from './localDevice.ts';
-import type { Executable, HostTensor } from './types.ts';
+import type { Block, Executable, HostTensor } from './types.ts';
 
 const device = new LocalDevice({ threads: 1 });
 
@@ -85,13 +85,13 @@ describe('run', () => {
 
   it('writes an output into a resident tensor', async () => {
     const cache = await device.zeros('f32', [3, 2]);
-    const write = { product: { to: cache, axis: 0, offset: 1 } };
+    const write = { product: { to: cache, blocks: [{ at: [1] }] } };
     const { outputs } = await loaded.run({ a: A, b: B }, { write });
     expect(Object.keys(outputs)).toEqual(['sum']);
     expect(await device.download(cache)).toEqual(f32([3, 2], 0, 0, 10, 20, 60, 80));
-    const beyond = { product: { to: cache, axis: 0, offset: 2 } };
+    const beyond = { product: { to: cache, blocks: [{ at: [2] }] } };
     await expect(loaded.run({ a: A, b: B }, { write: beyond })).rejects.toThrow(
-      'copy of [2,2] into [3,2] at 2 on axis 0 does not fit',
+      'copy of [2,2] at [0,0] of [2,2] to [2,0] of [3,2] does not fit',
     );
   });
 });
@@ -115,10 +115,10 @@ describe('resident tensors', () => {
 
   it('are copied into each other where the dtype agrees', async () => {
     const [to, from] = [await device.zeros('f32', [2, 3]), await device.upload(f32([2, 1], 1, 2))];
-    await device.copy(from, { to, axis: 1, offset: 2 });
+    await device.copy(from, { to, blocks: [{ at: [0, 2] }] });
     expect((await device.download(to)).data).toEqual(Float32Array.of(0, 0, 1, 0, 0, 2));
     const integers = await device.zeros('i32', [2, 1]);
-    await expect(device.copy(integers, { to, axis: 1, offset: 0 })).rejects.toThrow('i32 written into f32');
+    await expect(device.copy(integers, { to })).rejects.toThrow('i32 written into f32');
   });
 
   it('are gone after close', async () => {
@@ -129,35 +129,56 @@ describe('resident tensors', () => {
   });
 });
 
-describe('copyInto', () => {
-  const shape = [2, 3, 2];
-
-  it.each([0, 1, 2])('places a piece along axis %i', (axis) => {
-    const to = new Float32Array(12);
-    const pieceShape = shape.map((dim, i) => (i === axis ? 1 : dim));
-    const size = pieceShape.reduce((x, y) => x * y);
-    copyInto(
-      to,
-      shape,
-      Float32Array.from({ length: size }, (_, i) => i + 1),
-      pieceShape,
-      axis,
-      1,
+describe('copyBlock', () => {
+  const counted = (...shape: number[]) => {
+    const size = shape.reduce((x, y) => x * y, 1);
+    return { shape, data: Float32Array.from({ length: size }, (_, i) => i + 1) };
+  };
+  const zeros = (...shape: number[]) => ({ shape, data: counted(...shape).data.fill(0) });
+  const indices = (shape: readonly number[]): number[][] =>
+    shape.reduce<number[][]>(
+      (all, n) => all.flatMap((head) => Array.from({ length: n }, (_, i) => [...head, i])),
+      [[]],
     );
-    let next = 1;
-    const expected = Array.from(to, (_, n) => {
-      const index = [Math.floor(n / 6), Math.floor(n / 2) % 3, n % 2];
-      return index[axis] === 1 ? next++ : 0;
-    });
-    expect([...to]).toEqual(expected);
+  const at = ({ shape, data }: ReturnType<typeof counted>, index: readonly number[]) =>
+    data[index.reduce((sum, i, axis) => sum * shape[axis]! + i, 0)];
+
+  it.each([
+    [[3, 4, 5], [3, 4, 5], { at: [] }],
+    [[2, 3, 2], [2, 1, 2], { at: [0, 1] }],
+    [[4, 2, 6, 3], [3, 2, 1, 3], { at: [2, 0, 5], from: [1], size: [1] }],
+    [[2, 3, 4], [3, 3, 5], { at: [1, 0, 1], from: [0, 2, 3], size: [1, 1, 2] }],
+    [[5], [3], { at: [2] }],
+    [[], [], { at: [] }],
+  ])('to %j from %j: %j', (toShape, fromShape, block: Block) => {
+    const [to, from] = [zeros(...toShape), counted(...fromShape)];
+    copyBlock(to, from, block);
+    const start = fromShape.map((_, axis) => block.from?.[axis] ?? 0);
+    const size = fromShape.map((dim, axis) => block.size?.[axis] ?? dim - start[axis]!);
+    for (const index of indices(toShape)) {
+      const inner = index.map((i, axis) => i - (block.at[axis] ?? 0));
+      const inside = inner.every((i, axis) => i >= 0 && i < size[axis]!);
+      const source = inner.map((i, axis) => i + start[axis]!);
+      expect(at(to, index)).toBe(inside ? at(from, source) : 0);
+    }
   });
 
   it('rejects what does not fit', () => {
-    const [to, from] = [new Float32Array(6), new Float32Array(6)];
-    expect(() => copyInto(to, [2, 3], from, [2, 2], 1, 2)).toThrow('[2,2] into [2,3] at 2 on axis 1');
-    expect(() => copyInto(to, [2, 3], from, [1, 3], 1, 0)).toThrow('does not fit');
-    expect(() => copyInto(to, [2, 3], from, [2], 0, 0)).toThrow('does not fit');
-    expect(() => copyInto(to, [2, 3], from, [2, 1], 1, -1)).toThrow('does not fit');
+    const [to, from] = [zeros(2, 3), counted(2, 2)];
+    expect(() => copyBlock(to, from, { at: [0, 2] })).toThrow(
+      'copy of [2,2] at [0,0] of [2,2] to [0,2] of [2,3] does not fit',
+    );
+    for (const block of [
+      { at: [0, -1] },
+      { at: [], from: [1], size: [2] },
+      { at: [], from: [-1] },
+      { at: [], size: [-1] },
+      { at: [], from: [3] },
+    ]) {
+      expect(() => copyBlock(to, from, block)).toThrow('does not fit');
+    }
+    expect(() => copyBlock(to, counted(2), { at: [] })).toThrow('does not fit');
+    expect(to.data).toEqual(new Float32Array(6));
   });
 });
 

@@ -9,11 +9,14 @@ import { UserError } from '../common/errors.ts';
 import { bf16ToF32, f16ToF32 } from '../common/numberFormats.ts';
 import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
 import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
-import { toOnnx } from '../onnx/model.ts';
-import { accumulate, adamW, copyInto, norm } from './kernels.ts';
+import { type Constants, type Entry, modelOf } from '../onnx/constants.ts';
+import { AdamWHelper } from './adamWHelper.ts';
+import { FreedBytes } from './garbage.ts';
+import { accumulate, copyBlock, norm } from './kernels.ts';
 import {
   type AdamWOptions,
   type AdamWTensors,
+  type Block,
   type Device,
   type DeviceName,
   type Executable,
@@ -43,6 +46,9 @@ const DTYPE_OF = new Map<string, DType>(
   Object.entries(ORT_TYPES).map(([dtype, name]) => [name, dtype as DType]),
 );
 
+/** All of a tensor, to the start of another. */
+const WHOLE: readonly Block[] = [{ at: [] }];
+
 /** Bytes read from a file at once while converting. */
 const READ_CHUNK = 16 * 1024 * 1024;
 
@@ -59,7 +65,10 @@ export class LocalDevice implements Device {
   readonly threads: number;
   readonly #profile: string | undefined;
   readonly #tensors = new Map<number, HostTensor>();
-  readonly #sessions = new Set<ort.InferenceSession>();
+  readonly #freed = new FreedBytes();
+  readonly #adamW = new AdamWHelper();
+  /** With how many executables use each. */
+  readonly #sessions = new Map<ort.InferenceSession, number>();
   #next = 0;
 
   constructor(options: LocalDeviceOptions) {
@@ -68,14 +77,44 @@ export class LocalDevice implements Device {
     this.#profile = options.profile;
   }
 
-  async load(program: Program): Promise<Executable> {
-    const session = await this.createSession(toOnnx(program, this.name));
-    this.#sessions.add(session);
-    return {
-      program,
-      run: (feeds, options) => this.runSession(session, program, feeds, options),
-      dispose: () => this.#release(session),
-    };
+  async load(program: Program, constants: Constants = {}): Promise<Executable> {
+    const [executable] = await this.#loadAll([program], constants);
+    return executable as Executable;
+  }
+
+  async loadPair(
+    programs: readonly [Program, Program],
+    constants: Constants,
+  ): Promise<readonly [Executable, Executable]> {
+    const [first, second] = await this.#loadAll(programs, constants);
+    return [first as Executable, second as Executable];
+  }
+
+  async #loadAll(
+    programs: readonly [Program] | readonly [Program, Program],
+    constants: Constants,
+  ): Promise<readonly Executable[]> {
+    const { model, folder, entries } = modelOf(programs, this.name, constants);
+    const session = await this.createSession(model, folder);
+    this.#sessions.set(session, programs.length);
+    return programs.map((program, i) => {
+      let disposed = false;
+      return {
+        program,
+        run: (feeds, options) => this.runSession(session, entries[i] as Entry, feeds, options),
+        dispose: async () => {
+          if (disposed) return;
+          disposed = true;
+          await this.#leave(session);
+        },
+      };
+    });
+  }
+
+  async #leave(session: ort.InferenceSession): Promise<void> {
+    const users = this.#sessions.get(session) ?? 0;
+    if (users > 1) this.#sessions.set(session, users - 1);
+    else await this.#release(session);
   }
 
   async #release(session: ort.InferenceSession): Promise<void> {
@@ -84,8 +123,9 @@ export class LocalDevice implements Device {
     await session.release();
   }
 
-  /** Compiles the bytes of an ONNX model. */
-  createSession(model: Uint8Array): Promise<ort.InferenceSession> {
+  /** Compiles the bytes of an ONNX model. folder: where the files lie that it refers to. */
+  createSession(model: Uint8Array, folder?: string): Promise<ort.InferenceSession> {
+    const outside = { model_external_initializers_file_folder_path: folder };
     return ort.InferenceSession.create(model, {
       executionProviders: [this.name],
       intraOpNumThreads: this.threads,
@@ -94,18 +134,21 @@ export class LocalDevice implements Device {
       // The pattern allocator keeps its one block beside the arena of the first run: twice the memory.
       enableMemPattern: false,
       logSeverityLevel: 3,
+      ...(folder === undefined ? {} : { extra: { session: outside } }),
       ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
     });
   }
 
   async runSession(
     session: ort.InferenceSession,
-    program: Pick<Program, 'name' | 'inputs'>,
+    program: Pick<Program, 'name' | 'inputs'> & Partial<Entry>,
     feeds: Readonly<Record<string, Feed>>,
     options: RunOptions = {},
   ): Promise<RunResult> {
     const letters = new Map<string, number>();
+    const { prefix = '', fixed = {} } = program;
     const values: Record<string, ort.Tensor> = {};
+    for (const [name, feed] of Object.entries(fixed)) values[name] = toOrt(feed);
     for (const spec of program.inputs) {
       const feed = feeds[spec.name];
       if (feed === undefined) throw new Error(`${program.name}: no value for the input ${spec.name}`);
@@ -113,10 +156,10 @@ export class LocalDevice implements Device {
         throw new Error(`${program.name}: ${spec.name} is ${feed.dtype}, expected ${spec.dtype}`);
       }
       bindLetters(spec, feed.shape, letters, program.name);
-      values[spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
+      values[prefix + spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
     }
     for (const spec of program.inputs) {
-      checkSizes(spec, values[spec.name]?.dims ?? [], letters, program.name);
+      checkSizes(spec, values[prefix + spec.name]?.dims ?? [], letters, program.name);
     }
     const unknown = [...Object.keys(options.write ?? {}), ...(options.keep ?? [])].find(
       (name) => !session.outputNames.includes(name),
@@ -161,7 +204,12 @@ export class LocalDevice implements Device {
   }
 
   async free(tensors: readonly ResidentTensor[]): Promise<void> {
-    for (const { resident } of tensors) this.#tensors.delete(resident);
+    let bytes = 0;
+    for (const { resident } of tensors) {
+      bytes += this.#tensors.get(resident)?.data.byteLength ?? 0;
+      this.#tensors.delete(resident);
+    }
+    this.#freed.add(bytes);
   }
 
   async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
@@ -176,15 +224,32 @@ export class LocalDevice implements Device {
   }
 
   async adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void> {
-    for (const { weight, gradient, firstMoment, secondMoment, ...rates } of tensors) {
-      const [w, g, m, v] = [weight, gradient, firstMoment, secondMoment].map((x) => this.#floats(x));
-      if (w && g && m && v) adamW(w, g, m, v, rates, options);
+    const arrays = tensors.map(({ weight, gradient, firstMoment, secondMoment, ...rates }) => ({
+      weight: this.#floats(weight),
+      gradient: this.#floats(gradient),
+      first: this.#floats(firstMoment),
+      second: this.#floats(secondMoment),
+      ...rates,
+    }));
+    const updated = await this.#adamW.update(arrays, options);
+    for (const [i, { weight, gradient, first, second }] of updated.entries()) {
+      const tensor = tensors[i];
+      if (tensor === undefined || weight === arrays[i]?.weight) continue;
+      this.#replace(tensor.weight, weight);
+      this.#replace(tensor.gradient, gradient);
+      this.#replace(tensor.firstMoment, first);
+      this.#replace(tensor.secondMoment, second);
     }
   }
 
+  #replace({ resident, dtype, shape }: ResidentTensor, data: Float32Array): void {
+    this.#tensors.set(resident, { dtype, shape, data });
+  }
+
   async close(): Promise<void> {
-    for (const session of [...this.#sessions]) await this.#release(session);
+    for (const session of [...this.#sessions.keys()]) await this.#release(session);
     this.#tensors.clear();
+    await this.#adamW.close();
   }
 
   #keep(tensor: HostTensor): ResidentTensor {
@@ -205,10 +270,10 @@ export class LocalDevice implements Device {
     return data;
   }
 
-  #write(from: HostTensor, { to, axis, offset }: WriteTarget): void {
+  #write(from: HostTensor, { to, blocks = WHOLE }: WriteTarget): void {
     const target = this.#get(to);
     if (from.dtype !== target.dtype) throw new Error(`internal: ${from.dtype} written into ${target.dtype}`);
-    copyInto(target.data, target.shape, from.data, from.shape, axis, offset);
+    for (const block of blocks) copyBlock(target, from, block);
   }
 }
 

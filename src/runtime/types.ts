@@ -4,6 +4,9 @@
  */
 import type { DType, TypedArray } from '../graph/dtype.ts';
 import type { Program } from '../graph/program.ts';
+import type { Constants } from '../onnx/constants.ts';
+
+export type { Constants, FileConstant } from '../onnx/constants.ts';
 
 export type DeviceName = 'cpu' | 'webgpu';
 
@@ -33,11 +36,21 @@ export interface FileRange {
   readonly shape: readonly number[];
 }
 
-/** Where an output of a run is written: `to`, from index `offset` along `axis`. */
+/** A box of one tensor that goes to a box of another, of the same size. Indices go axis by axis. */
+export interface Block {
+  /** Its first index in the tensor that is written; 0 on axes left out. */
+  readonly at: readonly number[];
+  /** Its first index in the tensor that is read; 0 on axes left out. */
+  readonly from?: readonly number[];
+  /** Its size; on axes left out all that the read tensor has from there. */
+  readonly size?: readonly number[];
+}
+
+/** Where an output of a run is written. */
 export interface WriteTarget {
   readonly to: ResidentTensor;
-  readonly axis: number;
-  readonly offset: number;
+  /** What goes where; the whole to the start, unless given. */
+  readonly blocks?: readonly Block[];
 }
 
 export interface RunOptions {
@@ -88,7 +101,13 @@ export interface MemoryUse {
 export interface Device {
   readonly name: DeviceName;
   readonly threads: number;
-  load(program: Program): Promise<Executable>;
+  /** Compiles a program. constants: inputs that are always the same, used in place in their files. */
+  load(program: Program, constants?: Constants): Promise<Executable>;
+  /** Compiles two programs with the same outputs; both use one copy of the constants. Disposed of one by one. */
+  loadPair(
+    programs: readonly [Program, Program],
+    constants: Constants,
+  ): Promise<readonly [Executable, Executable]>;
   /** A resident copy of `tensor`. */
   upload(tensor: HostTensor): Promise<ResidentTensor>;
   /** A resident f32 tensor read from a file. */
@@ -96,7 +115,7 @@ export interface Device {
   /** A resident tensor of zeros. */
   zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor>;
   download(tensor: ResidentTensor): Promise<HostTensor>;
-  /** Copies all of `from` into `target.to`. */
+  /** Copies `from`, or blocks of it, into `target.to`. */
   copy(from: ResidentTensor, target: WriteTarget): Promise<void>;
   free(tensors: readonly ResidentTensor[]): Promise<void>;
   /** Euclidean norm of each tensor. */

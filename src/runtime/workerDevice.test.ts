@@ -51,7 +51,7 @@ describe('WorkerDevice runs', () => {
     const cache = await device.zeros('f32', [3, 2]);
     const { outputs, kept } = await executable.run(
       { a: view, b: weight },
-      { keep: ['z'], write: { y: { to: cache, axis: 0, offset: 1 } } },
+      { keep: ['z'], write: { y: { to: cache, blocks: [{ at: [1] }] } } },
     );
     expect(outputs).toEqual({});
     expect([...whole]).toEqual([9, 9, 1, 2, 3, 4]);
@@ -96,7 +96,7 @@ describe('WorkerDevice runs', () => {
     const tensors = { weight, gradient, firstMoment, secondMoment, learningRate: 0.5, weightDecay: 0 };
     const options = { step: 1, beta1: 0.9, beta2: 0.999, epsilon: 0, gradientScale: 1 };
     await device.adamW([tensors], options);
-    await device.copy(weight, { to: gradient, axis: 0, offset: 0 });
+    await device.copy(weight, { to: gradient });
     const { data } = await device.download(gradient);
     expect(data[0]).toBeCloseTo(2.5, 5);
     expect(data[1]).toBeCloseTo(4.5, 5);
@@ -106,7 +106,7 @@ describe('WorkerDevice runs', () => {
     const executable = await device.load(product);
     const order: number[] = [];
     const cache = await device.zeros('f32', [1, 2]);
-    const write = { y: { to: cache, axis: 0, offset: 0 } };
+    const write = { y: { to: cache } };
     await Promise.all(
       Array.from({ length: 6 }, async (_, i) => {
         if (i % 2 === 0) await executable.run({ a: f32([1, 2], i, i), b: identity }, { write });
@@ -160,7 +160,7 @@ describe('WorkerDevice errors', () => {
     const { signal } = controller;
     const cache = await device.zeros('f32', [1, 2]);
     const started = slowly.run({ x: large(256) }, { signal });
-    const write = { y: { to: cache, axis: 0, offset: 0 } };
+    const write = { y: { to: cache } };
     const waiting = failureOf(executable.run({ a: f32([1, 2], 1, 1), b: identity }, { signal, write }));
     const other = executable.run({ a: f32([1, 2], 3, 4), b: identity });
     const reason = new Error('stopped by the user');

@@ -3,13 +3,12 @@
  * program compiles or runs. Programs are lowered here and cross as ONNX bytes; outputs come back without a copy;
  * resident tensors stay in the worker. Knows nothing of FUSION.
  */
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type Transferable, Worker } from 'node:worker_threads';
 import { InternalError, messageOf, UserError } from '../common/errors.ts';
+import { threadModule } from '../common/threadModule.ts';
 import type { DType } from '../graph/dtype.ts';
 import type { Program } from '../graph/program.ts';
-import { toOnnx } from '../onnx/model.ts';
+import { type Constants, type Entry, modelOf } from '../onnx/constants.ts';
 import type { LocalDeviceOptions } from './localDevice.ts';
 import {
   type AdamWOptions,
@@ -69,7 +68,7 @@ export class WorkerDevice implements Device {
   constructor(options: LocalDeviceOptions) {
     this.name = options.name ?? 'cpu';
     this.threads = options.threads;
-    this.#worker = new Worker(workerUrl(), { workerData: options, execArgv: [] });
+    this.#worker = new Worker(threadModule(import.meta.url, 'worker'), { workerData: options, execArgv: [] });
     this.#worker.on('message', (reply: Reply) => this.#settle(reply));
     this.#worker.on('error', (error) => this.#fail(this.#stopped(messageOf(error))));
     this.#exited = new Promise((resolve) => {
@@ -81,26 +80,46 @@ export class WorkerDevice implements Device {
     this.#worker.unref();
   }
 
-  async load(program: Program): Promise<WorkerExecutable> {
-    const model = toOnnx(program, this.name);
-    const { name, inputs } = program;
+  async load(program: Program, constants: Constants = {}): Promise<WorkerExecutable> {
+    const [executable] = await this.#loadAll([program], constants);
+    return executable as WorkerExecutable;
+  }
+
+  async loadPair(
+    programs: readonly [Program, Program],
+    constants: Constants,
+  ): Promise<readonly [WorkerExecutable, WorkerExecutable]> {
+    const [first, second] = await this.#loadAll(programs, constants);
+    return [first as WorkerExecutable, second as WorkerExecutable];
+  }
+
+  async #loadAll(
+    programs: readonly [Program] | readonly [Program, Program],
+    constants: Constants,
+  ): Promise<readonly WorkerExecutable[]> {
+    const compiled = modelOf(programs, this.name, constants);
+    const { model, entries } = compiled;
     const owned = model.byteLength === model.buffer.byteLength ? [model.buffer as ArrayBuffer] : [];
-    const session = await this.#call('load', { model, program: { name, inputs } }, owned);
+    const numbers = await this.#call('load', compiled, owned);
+    return programs.map((program, i) => this.#executable(program, entries[i] as Entry, numbers[i] as number));
+  }
+
+  #executable(program: Program, { inputs }: Entry, number: number): WorkerExecutable {
     let disposed: Promise<undefined> | undefined;
     return {
       program,
-      run: async (feeds, options = {}) => this.#run(session, pick(feeds, inputs), options),
+      run: async (feeds, options = {}) => this.#run(number, pick(feeds, inputs), options),
       dispose: async () => {
         // A closed device has released its sessions.
         if (this.#ended !== undefined) return;
-        disposed ??= this.#call('dispose', session);
+        disposed ??= this.#call('dispose', number);
         await disposed;
       },
     };
   }
 
   async #run(
-    session: number,
+    program: number,
     feeds: Readonly<Record<string, Feed>>,
     { signal, transfer = [], ...options }: WorkerRunOptions,
   ): Promise<RunResult> {
@@ -112,7 +131,7 @@ export class WorkerDevice implements Device {
       moved.push(own.data.buffer as ArrayBuffer);
       return [name, own];
     });
-    const argument = { session, feeds: Object.fromEntries(entries), options };
+    const argument = { program, feeds: Object.fromEntries(entries), options };
     return this.#call('run', argument, [...new Set(moved)], signal);
   }
 
@@ -240,16 +259,6 @@ export class WorkerDevice implements Device {
     this.#waiting.length = 0;
     this.#current = undefined;
   }
-}
-
-/** The worker's file has this file's extension. TypeScript needs a loader, which threads do not inherit. */
-function workerUrl(): URL {
-  const extension = path.extname(fileURLToPath(import.meta.url));
-  const url = new URL(`./worker${extension}`, import.meta.url);
-  if (extension !== '.ts') return url;
-  const [loader, file] = [import.meta.resolve('tsx/esm/api'), url.href].map((x) => JSON.stringify(x));
-  const script = `import { register } from ${loader}; register(); await import(${file});`;
-  return new URL(`data:text/javascript,${encodeURIComponent(script)}`);
 }
 
 /** The feeds that the program reads: others need not cross. */

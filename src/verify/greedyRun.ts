@@ -3,8 +3,9 @@
  * everything computed anew for every token. Knows nothing of what is expected.
  */
 import type { ResidentWeights } from '../checkpoint/loadWeights.ts';
+import type { DecodeContext, VisionFeatures } from '../generate/batchDecoder.ts';
 import { CompiledPrograms } from '../generate/compiled.ts';
-import { type DecodeContext, DecodeSession, type VisionFeatures } from '../generate/decodeSession.ts';
+import { DecodeSession } from '../generate/decodeSession.ts';
 import { ImageFeatures } from '../generate/imageFeatures.ts';
 import { pictureOfCrops } from '../generate/picture.ts';
 import type { FusionConfig } from '../model/config.ts';

@@ -2,7 +2,13 @@
 import type { DType } from '../../src/graph/dtype.ts';
 import type { Program } from '../../src/graph/program.ts';
 import { LocalDevice } from '../../src/runtime/localDevice.ts';
-import type { Executable, FileRange, HostTensor, ResidentTensor } from '../../src/runtime/types.ts';
+import type {
+  Constants,
+  Executable,
+  FileRange,
+  HostTensor,
+  ResidentTensor,
+} from '../../src/runtime/types.ts';
 
 export class CountingDevice extends LocalDevice {
   readonly #live = new Set<number>();
@@ -20,15 +26,27 @@ export class CountingDevice extends LocalDevice {
     return this.#live.size;
   }
 
-  override async load(program: Program): Promise<Executable> {
-    const executable = await super.load(program);
+  override async load(program: Program, constants?: Constants): Promise<Executable> {
+    return this.#counted(await super.load(program, constants));
+  }
+
+  override async loadPair(
+    programs: readonly [Program, Program],
+    constants: Constants,
+  ): Promise<readonly [Executable, Executable]> {
+    const [first, second] = await super.loadPair(programs, constants);
+    return [this.#counted(first), this.#counted(second)];
+  }
+
+  #counted(executable: Executable): Executable {
+    const { name } = executable.program;
     return {
       ...executable,
       run: async (feeds, options) => {
         const result = await executable.run(feeds, options);
         for (const tensor of Object.values(result.kept)) this.#count(tensor);
-        this.runs.push(program.name);
-        this.afterRun(program.name);
+        this.runs.push(name);
+        this.afterRun(name);
         return result;
       },
     };

@@ -6,6 +6,7 @@ import fc from 'fast-check';
 import type { Random } from '../../src/common/random.ts';
 import type { DType } from '../../src/graph/dtype.ts';
 import * as f from '../../src/graph/functions.ts';
+import { codesShape } from '../../src/graph/nBits.ts';
 import { LOWEST } from '../../src/graph/nn.ts';
 import { apply, type OpName } from '../../src/graph/ops.ts';
 import { constant, type Tensor } from '../../src/graph/tensor.ts';
@@ -45,6 +46,17 @@ export function draw(random: Random, { shape, draw: how }: Operand): readonly nu
   if (how === 'repeating') return Array.from({ length: sizeOfShape(shape) }, () => random.integer(3));
   const reals = normals(random, shape).map(Math.fround);
   return how === 'normal' ? reals : reals.map((x) => Math.fround(0.5 + Math.abs(x)));
+}
+
+/** x, and the codes and scales of a matrix with `out` rows for it; its bytes count up. */
+function nBits(bits: 4 | 8, x: readonly number[], out: number): readonly Operand[] {
+  const shape = codesShape(out, x.at(-1)!, bits);
+  const bytes = Array.from({ length: sizeOfShape(shape) }, (_, i) => (37 * i + 11) % 256);
+  return [
+    { ...normal(...x), dtype: 'f32' },
+    { shape, draw: bytes, dtype: 'u8' },
+    { ...positive(...shape.slice(0, 2)), dtype: 'f32' },
+  ];
 }
 
 /** Shapes that broadcast together, drawn from random ones with dims 0 to 3. */
@@ -324,6 +336,15 @@ export const OP_CASES: { readonly [N in OpName]: readonly OpCase[] } = {
       ],
     ),
   ],
+  matMulNBits: ([4, 8] as const).flatMap((bits) =>
+    of(
+      ([x, codes, scales]) => f.matMulNBits(x!, codes!, scales!, { bits, activations: 'f32' }),
+      nBits(bits, [3, 32], 2),
+      nBits(bits, [2, 1, 64], 5),
+      nBits(bits, [2, 40], 3),
+      nBits(bits, [0, 32], 4),
+    ),
+  ),
   rotary: of(
     ([x, cos, sin]) => f.rotary(x!, cos!, sin!),
     [normal(2, 3, 4, 6), normal(4, 3), normal(4, 3)],

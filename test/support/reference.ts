@@ -188,6 +188,21 @@ function matMul({ attributes }: Tensor<'matMul'>, [a, b]: readonly NdArray[]): N
   });
 }
 
+function matMulNBits({ attributes: { bits } }: Tensor<'matMulNBits'>, operands: readonly NdArray[]): NdArray {
+  const [x, codes, scales] = operands as [NdArray, NdArray, NdArray];
+  const width = x.shape.at(-1)!;
+  const weight = (n: number, k: number) => {
+    const [block, i] = [Math.floor(k / 32), k % 32];
+    const byte = at(codes, [n, block, bits === 4 ? Math.floor(i / 2) : i]);
+    const code = bits === 4 ? Math.floor(byte / 16 ** (i % 2)) % 16 : byte;
+    return (code - 2 ** (bits - 1)) * at(scales, [n, block]);
+  };
+  return tabulate('f32', [...x.shape.slice(0, -1), codes.shape[0]!], (index) => {
+    const row = index.slice(0, -1);
+    return total(range(width).map((k) => at(x, [...row, k]) * weight(index.at(-1)!, k)));
+  });
+}
+
 /** Each pair (x[e], x[e + E/2]) turned by the angle of its position. */
 function rotary(_node: Tensor<'rotary'>, [x, cos, sin]: readonly NdArray[]): NdArray {
   const half = x!.shape[3]! / 2;
@@ -341,6 +356,7 @@ const REFERENCE: { readonly [N in OpName]: Rule<N> } = {
   after: (_node, [x]) => x!,
   withGradient: (_node, [y]) => y!,
   matMul,
+  matMulNBits,
   rotary,
   sum: ({ attributes: { axes, keepDims } }, [x]) => reduce(x!, axes, keepDims, total),
   mean: ({ attributes: { axes, keepDims } }, [x]) => reduce(x!, axes, keepDims, average),

@@ -1,0 +1,51 @@
+/**
+ * Compiled stages by name: compiled when they are first used, disposed of when nobody uses them. Knows nothing of
+ * what they compute.
+ */
+
+/** What is compiled: it is disposed of as a whole. */
+export interface Stage {
+  dispose(): Promise<void>;
+}
+
+interface Entry<S extends Stage> {
+  readonly loading: Promise<S>;
+  users: number;
+}
+
+export class StageCache<S extends Stage> {
+  readonly #entries = new Map<string, Entry<S>>();
+
+  /** Works with the stage `name`, which is compiled by `load` where it is not there. One that fails is forgotten. */
+  async use<T>(name: string, load: () => Promise<S>, work: (stage: S) => Promise<T>): Promise<T> {
+    const entry = this.#entries.get(name) ?? { loading: load(), users: 0 };
+    this.#entries.set(name, entry);
+    entry.users += 1;
+    try {
+      const stage = await entry.loading.catch((error: unknown) => {
+        this.#entries.delete(name);
+        throw error;
+      });
+      return await work(stage);
+    } finally {
+      entry.users -= 1;
+    }
+  }
+
+  /** Disposes of the stage `name` unless someone works with it. */
+  async drop(name: string): Promise<void> {
+    const entry = this.#entries.get(name);
+    if (entry === undefined || entry.users > 0) return;
+    this.#entries.delete(name);
+    await (await entry.loading).dispose();
+  }
+
+  /** Disposes of everything. */
+  async dispose(): Promise<void> {
+    const entries = [...this.#entries.values()];
+    this.#entries.clear();
+    for (const stage of await Promise.allSettled(entries.map(({ loading }) => loading))) {
+      if (stage.status === 'fulfilled') await stage.value.dispose();
+    }
+  }
+}

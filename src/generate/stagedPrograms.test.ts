@@ -1,0 +1,182 @@
+/** Converted models answer: in F32 just as the checkpoint, rounded nearly so; and give back what they took. */
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { GOLDEN } from '../../test/support/checkpoints.ts';
+import { CountingDevice } from '../../test/support/countingDevice.ts';
+import { type RandomModel, randomModel } from '../../test/support/randomModel.ts';
+import { convertFolder } from '../checkpoint/quantise/convert.ts';
+import { partFormats, type WeightFormat } from '../checkpoint/quantise/formats.ts';
+import { encodePrompt } from '../data/conversation.ts';
+import { layerGroups } from '../model/stages.ts';
+import { BatchDecoder, type PromptIds } from './batchDecoder.ts';
+import { ask } from './chat.ts';
+import { forward } from './loss.ts';
+import { type FusionModel, loadModel } from './model.ts';
+import { openImage, pictureOf } from './picture.ts';
+
+const IMAGE = join(GOLDEN, 'images/baseline.jpg');
+const QUESTIONS = ['What is this?', 'How many red circles are there in it?'];
+
+let source: RandomModel;
+/** Interaction layers after 1 and 3 of 7 decoder layers: groups of 2, 2 and 3. */
+beforeAll(async () => {
+  source = await randomModel({ num_hidden_layers: 7, query_len: '4,16' });
+});
+afterAll(() => source.remove());
+
+async function converted(weights: WeightFormat, lmHead = weights): Promise<string> {
+  const out = join(source.root, `${weights}-${lmHead}`);
+  if (!readdirSync(source.root).includes(`${weights}-${lmHead}`)) {
+    await convertFolder({
+      source: source.dir,
+      out,
+      formats: partFormats(weights, { lm_head: lmHead }),
+      threads: 1,
+    });
+  }
+  return out;
+}
+
+/** Logits of two sequences' prompts and of their next two tokens, decoded together. */
+async function logitsOf(model: FusionModel, queryLength: number): Promise<readonly Float32Array[]> {
+  const { device, config, programs, images, tokenizer, format } = model;
+  const decoder = new BatchDecoder({ device, config, programs }, { maxRows: 2, block: 64 });
+  const picture = pictureOf(await openImage(IMAGE), config.vision);
+  const tiles = await images.tiles(picture);
+  const joined = [];
+  for (const question of QUESTIONS) {
+    const messages = [{ role: 'user', text: `<image>\n${question}` }] as const;
+    const prompt = encodePrompt(tokenizer, format, messages, { hasImage: true });
+    const imageTokens = await images.whole(picture, prompt.instructs);
+    const features = { tiles: tiles.features, imageTokens };
+    joined.push(await decoder.join(prompt satisfies PromptIds, features, queryLength));
+    await device.free([imageTokens]);
+  }
+  const steps = [];
+  for (const token of [5, 300]) {
+    const next = joined.map(({ sequence }, i) => ({ sequence, token: token + i }));
+    steps.push(...(await decoder.step(next)).map((row) => row.slice()));
+  }
+  await decoder.free();
+  await tiles.release();
+  return [...joined.map(({ logits }) => logits), ...steps];
+}
+
+const deviation = (got: Float32Array, expected: Float32Array): number => {
+  const size = Math.sqrt(expected.reduce((sum, x) => sum + x * x, 0));
+  return Math.sqrt(got.reduce((sum, x, i) => sum + (x - expected[i]!) ** 2, 0)) / size;
+};
+
+it('groups end where interaction layers stand, and after four layers', async () => {
+  const model = await loadModel(source.dir, { device: new CountingDevice() });
+  const { config } = model;
+  expect(layerGroups(config)).toEqual([
+    { first: 0, last: 1, interaction: 0 },
+    { first: 2, last: 3, interaction: 1 },
+    { first: 4, last: 6, interaction: undefined },
+  ]);
+  const alone = { ...config, interaction: { ...config.interaction, layers: 0 } };
+  expect(layerGroups(alone).map(({ first, last }) => [first, last])).toEqual([
+    [0, 3],
+    [4, 6],
+  ]);
+  await model.dispose();
+});
+
+describe('in stages', () => {
+  let expected: readonly Float32Array[];
+  let expected16: readonly Float32Array[];
+  beforeAll(async () => {
+    const model = await loadModel(source.dir, { device: new CountingDevice() });
+    expected = await logitsOf(model, 4);
+    expected16 = await logitsOf(model, 16);
+    await model.dispose();
+  });
+
+  it('F32 gives the checkpoint’s logits bit for bit, for every number of latents', async () => {
+    const device = new CountingDevice();
+    const model = await loadModel(await converted('f32'), { device });
+    expect(await logitsOf(model, 4)).toEqual(expected);
+    expect(await logitsOf(model, 16)).toEqual(expected16);
+    expect(Object.keys(model.weights)).not.toContain('model.embed_tokens.weight');
+    expect(device.live).toBe(Object.keys(model.weights).length + model.images.size);
+    await model.dispose();
+    expect(device.live).toBe(0);
+  });
+
+  it.each([
+    ['int8', 0.03],
+    ['int4', 0.3],
+  ] as const)('%s is near them', async (weights, most) => {
+    const device = new CountingDevice();
+    const model = await loadModel(await converted(weights, 'int8'), { device });
+    const got = await logitsOf(model, 4);
+    for (const [i, row] of got.entries()) expect(deviation(row, expected[i]!)).toBeLessThan(most);
+    expect(device.live).toBe(Object.keys(model.weights).length + model.images.size);
+    expect(Object.keys(model.weights).every((name) => !name.endsWith('proj.weight'))).toBe(true);
+    await model.dispose();
+    expect(device.live).toBe(0);
+  });
+});
+
+describe('a converted model', () => {
+  it('answers like any other, also to `weights`, which converts once', async () => {
+    process.env.FUSION_CACHE = join(source.root, 'cache');
+    const notes: string[] = [];
+    const load = (dir: string, weights?: 'int8' | 'f32') =>
+      loadModel(dir, {
+        device: new CountingDevice(),
+        weights,
+        threads: 1,
+        onNote: (text) => notes.push(text),
+      });
+    const direct = await load(await converted('int8'));
+    const question = { text: 'What is this?', image: IMAGE };
+    const answer = await ask(direct, question, { maxTokens: 6 });
+    expect(answer.tokens).toHaveLength(6);
+    await direct.dispose();
+    for (const expected of [1, 1]) {
+      const model = await load(source.dir, 'int8');
+      expect((await ask(model, question, { maxTokens: 6 })).tokens).toEqual(answer.tokens);
+      expect(notes).toHaveLength(expected);
+      await model.dispose();
+    }
+    delete process.env.FUSION_CACHE;
+    await expect(load(await converted('int8'), 'f32')).rejects.toThrow(/one converted to int8/);
+    const same = await load(source.dir, 'f32');
+    expect(same.dir).toBe(source.dir);
+    await same.dispose();
+  });
+
+  it('has no loss and no gradients', async () => {
+    const model = await loadModel(await converted('f32'), { device: new CountingDevice() });
+    const messages = [
+      { role: 'user', text: 'a' },
+      { role: 'assistant', text: 'b' },
+    ] as const;
+    await expect(forward(model, { messages })).rejects.toThrow(
+      /loss: expected a checkpoint as it was trained/,
+    );
+    await model.dispose();
+  });
+
+  it('is refused in one line where it is of another version, or its tokenizer has more ids', async () => {
+    const from = await converted('f32');
+    const dir = join(source.root, 'changed');
+    mkdirSync(dir);
+    for (const name of readdirSync(from)) copyFileSync(join(from, name), join(dir, name));
+    const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8'));
+    config.fusion_quantization.version = 7;
+    writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
+    await expect(loadModel(dir)).rejects.toThrow(/^[^\n]*expected version 1 .* got version 7[^\n]*$/);
+    const grown = await randomModel({ vocab_size: 912 });
+    const tokenizer = JSON.parse(readFileSync(join(grown.dir, 'tokenizer.json'), 'utf8'));
+    tokenizer.added_tokens.push({ ...tokenizer.added_tokens[0], id: 1000, content: '<more>' });
+    writeFileSync(join(grown.dir, 'tokenizer.json'), JSON.stringify(tokenizer));
+    await expect(loadModel(grown.dir, { weights: 'int8' })).rejects.toThrow(
+      /1001 ids to convert it, got 912/,
+    );
+    await grown.remove();
+  });
+});

@@ -1,0 +1,226 @@
+/**
+ * The programs of a converted model, each a series of stages (`model/stages.ts`): the same feeds and outputs as the
+ * whole programs, with less in memory at a time. A stage is compiled when it first runs; large ones that are needed
+ * once an answer go when the next part begins. Knows nothing of where feeds come from.
+ */
+import { UserError } from '../common/errors.ts';
+import type { Program } from '../graph/index.ts';
+import type { FusionConfig } from '../model/config.ts';
+import { f32, i32 } from '../model/feeds.ts';
+import { keysOf, valuesOf } from '../model/programs.ts';
+import {
+  beginStage,
+  decodeStage,
+  EMBEDDING_ROWS,
+  headStage,
+  interactionStage,
+  type LayerGroup,
+  layerGroups,
+  prefillStage,
+  type StagedModel,
+  visionStage,
+} from '../model/stages.ts';
+import type {
+  Device,
+  Executable,
+  Feed,
+  HostTensor,
+  ResidentTensor,
+  RunOptions,
+  RunResult,
+} from '../runtime/types.ts';
+import type { BoundProgram, ModelPrograms } from './compiled.ts';
+import { type Stage, StageCache } from './stageCache.ts';
+import type { StagedWeights } from './stagedWeights.ts';
+
+type Feeds = Readonly<Record<string, Feed>>;
+type Pair = Stage & { readonly programs: readonly [prefill: Executable, decode: Executable] };
+
+/** Rounded weights that may stay compiled beside the decoder though not every step needs them. */
+const KEPT_BYTES = 256e6;
+const VISION = 'vision';
+
+export class StagedPrograms implements ModelPrograms {
+  readonly #device: Device;
+  readonly #model: StagedModel;
+  readonly #weights: StagedWeights;
+  readonly #groups: readonly LayerGroup[];
+  readonly #stages = new StageCache<Executable>();
+  readonly #pairs = new StageCache<Pair>();
+  readonly #keepsVision: boolean;
+  readonly #keepsInteraction: boolean;
+
+  constructor(device: Device, config: FusionConfig, weights: StagedWeights) {
+    this.#device = device;
+    this.#model = { config, weights };
+    this.#weights = weights;
+    this.#groups = layerGroups(config);
+    const bytes = (prefix: string) =>
+      Object.entries(weights.constants)
+        .filter(([name]) => name.startsWith(prefix))
+        .reduce((sum, [, { byteLength }]) => sum + byteLength, 0);
+    this.#keepsVision = bytes('model.vision_tower.') <= KEPT_BYTES;
+    this.#keepsInteraction = bytes('model.vision_sampler_layers.') <= KEPT_BYTES;
+  }
+
+  async tile(): Promise<BoundProgram> {
+    return {
+      run: ({ tile_pixels: pixels, ...feeds }, options) => {
+        const count = pixels?.shape[0] ?? 0;
+        const instructs = i32(new Int32Array(0), [count, 0]);
+        return this.#runVision({ ...feeds, pixels: pixels as Feed, instructs }, options);
+      },
+    };
+  }
+
+  async whole(): Promise<BoundProgram> {
+    return { run: (feeds, options) => this.#runVision(feeds, options) };
+  }
+
+  async prefill(queryLength: number): Promise<BoundProgram> {
+    return { run: (feeds, options) => this.#runPrefill(feeds, queryLength, options) };
+  }
+
+  async decode(): Promise<BoundProgram> {
+    return { run: (feeds, options) => this.#runDecode(feeds, options) };
+  }
+
+  /** @throws UserError: rounded weights have no gradients. */
+  async loss(): Promise<BoundProgram> {
+    throw onlyTrained('loss');
+  }
+
+  /** @throws UserError: attention inside the stages is not given out. */
+  async explainWhole(): Promise<BoundProgram> {
+    throw onlyTrained('explain');
+  }
+
+  /** @throws UserError as `explainWhole`. */
+  async explainDecode(): Promise<BoundProgram> {
+    throw onlyTrained('explain');
+  }
+
+  async dispose(): Promise<void> {
+    await this.#stages.dispose();
+    await this.#pairs.dispose();
+    await this.#weights.embeddings.close();
+  }
+
+  async #runVision(feeds: Feeds, options?: RunOptions): Promise<RunResult> {
+    const looked = await this.#lookUp(feeds, 'instructs');
+    return this.#stage(VISION, () => visionStage(this.#model), looked, options);
+  }
+
+  async #runPrefill(feeds: Feeds, queryLength: number, options: RunOptions = {}): Promise<RunResult> {
+    if (!this.#keepsVision) await this.#stages.drop(VISION);
+    const looked = await this.#lookUp(feeds, 'text_ids');
+    const begin = () => beginStage(this.#model, queryLength);
+    const { kept } = await this.#stage(`begin ${queryLength}`, begin, looked, {
+      keep: ['states', 'windows'],
+    });
+    const { states, windows } = kept as Record<'states' | 'windows', ResidentTensor>;
+    try {
+      return await this.#layers(0, { ...feeds, windows }, states, options);
+    } finally {
+      await this.#device.free([windows]);
+    }
+  }
+
+  async #runDecode({ token, ...feeds }: Feeds, options: RunOptions = {}): Promise<RunResult> {
+    const ids = (token as HostTensor).data as Int32Array;
+    const { embeddings } = this.#weights;
+    const states = f32(await embeddings.read(ids), [1, ids.length, embeddings.width]);
+    const positions = i32(Int32Array.from(ids, (_, i) => i));
+    return this.#layers(1, { ...feeds, last_positions: positions }, states, options);
+  }
+
+  /** The decoder's layers and the head. index: which program of each group; with the first, interaction layers. */
+  async #layers(index: 0 | 1, feeds: Feeds, first: Feed, options: RunOptions): Promise<RunResult> {
+    const outputs: Record<string, HostTensor> = {};
+    let states = first;
+    /** Frees what a stage read, and gives what it made. */
+    const step = async (run: (feeds: Feeds) => Promise<RunResult>) => {
+      try {
+        const result = await run({ ...feeds, states });
+        Object.assign(outputs, result.outputs);
+        return result.kept.next_states ?? first;
+      } finally {
+        if ('resident' in states) await this.#device.free([states]);
+      }
+    };
+    for (const group of this.#groups) {
+      const own = { write: writesOf(group, options), keep: ['next_states'] };
+      states = await step((all) => this.#layerGroup(group, index, all, own));
+      const j = index === 0 ? group.interaction : undefined;
+      if (j !== undefined) states = await step((all) => this.#interaction(j, all));
+    }
+    await step((all) => this.#stage('head', () => headStage(this.#model), all));
+    return { outputs, kept: {} };
+  }
+
+  #layerGroup(group: LayerGroup, index: 0 | 1, feeds: Feeds, options: RunOptions): Promise<RunResult> {
+    const load = async (): Promise<Pair> => {
+      const traced = [prefillStage(this.#model, group), decodeStage(this.#model, group)] as const;
+      const programs = await this.#device.loadPair(traced, this.#weights.constants);
+      return {
+        programs,
+        dispose: async () => void (await Promise.all(programs.map((each) => each.dispose()))),
+      };
+    };
+    return this.#pairs.use(`${group.first}`, load, ({ programs }) =>
+      this.#run(programs[index], feeds, options),
+    );
+  }
+
+  async #interaction(j: number, feeds: Feeds): Promise<RunResult> {
+    const name = `interaction ${j}`;
+    const result = await this.#stage(name, () => interactionStage(this.#model, j), feeds, {
+      keep: ['next_states'],
+    });
+    if (!this.#keepsInteraction) await this.#stages.drop(name);
+    return result;
+  }
+
+  /** `feeds` with ids that count the rows of the embeddings which are fed with them. Id 0, padding, keeps its place. */
+  async #lookUp(feeds: Feeds, name: 'instructs' | 'text_ids'): Promise<Feeds> {
+    const { data, shape } = feeds[name] as HostTensor;
+    const { embeddings } = this.#weights;
+    const places = new Map<number, number>([[0, 0]]);
+    const ids = Int32Array.from(data as Int32Array, (id) => {
+      const place = places.get(id) ?? places.size;
+      places.set(id, place);
+      return place;
+    });
+    const rows = await embeddings.read([...places.keys()]);
+    return {
+      ...feeds,
+      [name]: i32(ids, shape),
+      [EMBEDDING_ROWS]: f32(rows, [places.size, embeddings.width]),
+    };
+  }
+
+  /** Runs a stage with what it needs of the feeds and the weights. */
+  #run(stage: Executable, feeds: Feeds, options?: RunOptions): Promise<RunResult> {
+    const needed = stage.program.inputs.flatMap(({ name }) => {
+      const feed = feeds[name] ?? this.#weights.resident[name];
+      return feed === undefined ? [] : [[name, feed] as const];
+    });
+    return stage.run(Object.fromEntries(needed), options);
+  }
+
+  /** Compiles a stage where it is not there, and runs it. */
+  #stage(name: string, trace: () => Program, feeds: Feeds, options?: RunOptions): Promise<RunResult> {
+    const load = () => this.#device.load(trace(), this.#weights.constants);
+    return this.#stages.use(name, load, (stage) => this.#run(stage, feeds, options));
+  }
+}
+
+/** What of a run's writes are a group's keys and values. */
+function writesOf({ first, last }: LayerGroup, { write = {} }: RunOptions): NonNullable<RunOptions['write']> {
+  const layers = Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  const names = layers.flatMap((i) => [keysOf(i), valuesOf(i)]);
+  return Object.fromEntries(Object.entries(write).filter(([name]) => names.includes(name)));
+}
+
+const onlyTrained = (what: string): UserError =>
+  new UserError(`${what}: expected a checkpoint as it was trained, got a converted one; load the original`);

@@ -1,0 +1,186 @@
+/**
+ * The model in stages: programs that follow each other, so that each weight is in one of them only and what is not
+ * needed yet is not there. Prefill and a decode step are `begin` (or a looked-up row) → groups of decoder layers,
+ * with an interaction layer after some → `head`. The functions traced are those of the whole programs.
+ *
+ * Token embeddings are an input of U rows, the ones a run needs; ids count these rows. Letters as in `programs.ts`;
+ * W windows.
+ */
+import { type DType, input, type Program, program, reshape, type Tensor } from '../graph/index.ts';
+import type { FusionConfig } from './config.ts';
+import { poolTiles, resizeImageTokens } from './connector.ts';
+import { type Attend, causal, decoderLayer, type KeysValues } from './decoder.ts';
+import { embedSequence, encodeWhole, interact, interactionAfter, logitsAt } from './fusion.ts';
+import { type Parameters, parameters } from './parameters.ts';
+import { cacheInputs, keysOf, rotaryInputs, sequenceInputs, valuesOf } from './programs.ts';
+import { type QuantisedWeight, withQuantised } from './quantisedParameters.ts';
+
+/** An input that a weight comes in by. */
+export interface WeightInput {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/** A weight that is kept rounded: the names of its inputs. */
+export interface RoundedInput {
+  readonly bits: 4 | 8;
+  readonly codes: string;
+  readonly scales: string;
+}
+
+/** How a model's weights come into its stages. */
+export interface StageWeights {
+  /** By the names of inputs; the token embeddings are not among them. */
+  readonly inputs: ReadonlyMap<string, WeightInput>;
+  /** By the names of weights. */
+  readonly rounded: ReadonlyMap<string, RoundedInput>;
+}
+
+/** The model that is traced. */
+export interface StagedModel {
+  readonly config: FusionConfig;
+  readonly weights: StageWeights;
+}
+
+/** The rows of the token embeddings: f32 [U, D]. */
+export const EMBEDDING_ROWS = 'model.embed_tokens.weight';
+/** Decoder layers in a group at most: two programs share its weights, which are there twice while it compiles. */
+const GROUP = 4;
+
+/** Decoder layers `first … last`, and the interaction layer that follows them. */
+export interface LayerGroup {
+  readonly first: number;
+  readonly last: number;
+  readonly interaction: number | undefined;
+}
+
+/** The decoder's layers in groups that end where an interaction layer stands. */
+export function layerGroups(config: FusionConfig): readonly LayerGroup[] {
+  const groups: LayerGroup[] = [];
+  let first = 0;
+  for (let last = 0; last < config.decoder.layers; last++) {
+    const interaction = interactionAfter(last, config);
+    const ends =
+      interaction !== undefined || last - first + 1 === GROUP || last === config.decoder.layers - 1;
+    if (!ends) continue;
+    groups.push({ first, last, interaction });
+    first = last + 1;
+  }
+  return groups;
+}
+
+/** Fresh inputs for all weights. */
+function stageParameters({ config, weights }: StagedModel): Parameters {
+  const tensors = new Map<string, Tensor>(
+    [...weights.inputs].map(([name, { dtype, shape }]) => [name, input(name, dtype, shape)]),
+  );
+  tensors.set(EMBEDDING_ROWS, input(EMBEDDING_ROWS, 'f32', ['U', config.decoder.hiddenSize]));
+  const rounded = [...weights.rounded].map(([name, { bits, codes, scales }]) => {
+    const weight = { bits, codes: tensors.get(codes) as Tensor, scales: tensors.get(scales) as Tensor };
+    return [name, weight satisfies QuantisedWeight] as const;
+  });
+  return withQuantised(parameters(tensors), new Map(rounded));
+}
+
+/**
+ * Crops, with a question or without (T = 0): `pixels` [B, 3, S, S], `instructs` [B, T] → `features` [B, P, D], and as
+ * the decoder gets them `image_tokens` [B, P', D].
+ */
+export function visionStage(model: StagedModel): Program {
+  const { config } = model;
+  const side = config.vision.imageSize;
+  const pixels = input('pixels', 'f32', ['B', 3, side, side]);
+  const { image } = encodeWhole(
+    stageParameters(model),
+    pixels,
+    input('instructs', 'i32', ['B', 'T']),
+    config,
+  );
+  return program('vision', { features: image, image_tokens: resizeImageTokens(image, config) });
+}
+
+/**
+ * What prefill starts from: `image_tokens` [B, P', D], `tile_features` [B, 4P, D] and the sequence's indices →
+ * `states` [B, S, D], `windows` [B·q, w², D]. queryLength: latents per question.
+ */
+export function beginStage(model: StagedModel, queryLength: number): Program {
+  const { config } = model;
+  const { decoder, vision, imageTokensSide, interaction } = config;
+  const imageTokens = imageTokensSide === undefined ? vision.patches : imageTokensSide ** 2;
+  const image = input('image_tokens', 'f32', ['B', imageTokens, decoder.hiddenSize]);
+  const features = input('tile_features', 'f32', ['B', 4 * vision.patches, decoder.hiddenSize]);
+  const tiles = poolTiles(features, config, queryLength);
+  const states = embedSequence(
+    stageParameters(model),
+    image,
+    tiles.latents,
+    sequenceInputs('B', 'S'),
+    config,
+  );
+  const windows = reshape(tiles.windows, [-1, interaction.window ** 2, decoder.hiddenSize]);
+  return program('begin', { states, windows });
+}
+
+/** Decoder layers over whole prompts: `states` [B, S, D] → `next_states`, `keys.i` and `values.i` [B, K, S, E]. */
+export function prefillStage(model: StagedModel, group: LayerGroup): Program {
+  const states = input('states', 'f32', ['B', 'S', model.config.decoder.hiddenSize]);
+  const attend = causal('S');
+  return layersStage('prefill', model, group, states, 'S', () => attend);
+}
+
+/** Decoder layers over one more position of R sequences, `states` [1, R, D]; else as `decodeProgram`. */
+export function decodeStage(model: StagedModel, group: LayerGroup): Program {
+  const states = input('states', 'f32', [1, 'R', model.config.decoder.hiddenSize]);
+  return layersStage('decode', model, group, states, 'R', cacheInputs(model.config));
+}
+
+function layersStage(
+  name: string,
+  model: StagedModel,
+  { first, last }: LayerGroup,
+  states: Tensor,
+  positions: 'S' | 'R',
+  attend: (layer: number) => Attend,
+): Program {
+  const { config } = model;
+  const p = stageParameters(model);
+  const tables = rotaryInputs(config, positions);
+  const caches: [string, Tensor][] = [];
+  let x = states;
+  for (let i = first; i <= last; i++) {
+    const { hiddenStates, kv } = decoderLayer(
+      p.in(`model.layers.${i}`),
+      x,
+      tables,
+      config.decoder,
+      attend(i),
+    );
+    x = hiddenStates;
+    caches.push(...cacheOutput(i, kv));
+  }
+  return program(`${name} ${first} to ${last}`, { next_states: x, ...Object.fromEntries(caches) });
+}
+
+const cacheOutput = (layer: number, { keys, values }: KeysValues): [string, Tensor][] => [
+  [keysOf(layer), keys],
+  [valuesOf(layer), values],
+];
+
+/** Interaction layer `j`: `states` [B, S, D], `windows` [W, w², D] and the latents' indices → `next_states`. */
+export function interactionStage(model: StagedModel, j: number): Program {
+  const { config } = model;
+  const width = config.decoder.hiddenSize;
+  const states = input('states', 'f32', ['B', 'S', width]);
+  const windows = input('windows', 'f32', ['W', config.interaction.window ** 2, width]);
+  const interaction = { windows, indices: sequenceInputs('B', 'S') };
+  return program(`interaction ${j}`, {
+    next_states: interact(stageParameters(model), j, states, interaction, config),
+  });
+}
+
+/** The next token's logits: `states` [B, S, D], `last_positions` [R] → `logits` [R, V]. */
+export function headStage(model: StagedModel): Program {
+  const states = input('states', 'f32', ['B', 'S', model.config.decoder.hiddenSize]);
+  const positions = input('last_positions', 'i32', ['R']);
+  return program('head', { logits: logitsAt(stageParameters(model), states, positions, model.config) });
+}

@@ -215,7 +215,7 @@ async function wholeAttention(model: FusionModel, asked: Conversation, tokens: r
     causal('S', (weights) => {
       seen[layer] = weights;
     });
-  decode(parameters, x, rotaryInputs(config, 'S'), config, attend, interaction);
+  decode(parameters, x, rotaryInputs(config, 'S'), config, attend, { interaction });
   const executable = await device.load(program('full', seen));
   const layout = sequenceLayout(config, {
     ids: [...Array.from(prompt.inputIds), ...tokens.slice(0, -1)],

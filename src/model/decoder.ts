@@ -6,6 +6,7 @@ import {
   add,
   concat,
   dimOf,
+  gather,
   matMul,
   multiply,
   reshape,
@@ -42,20 +43,31 @@ export function causal(sequence: Tensor['shape'][number], observe?: ObserveAtten
   return (q, { keys, values }, scale) => attention(q, keys, values, scale, bias, observe);
 }
 
-/** x: [B, S, D] → the layer's output, and the keys and values it made. */
+/**
+ * x: [B, S, D] → the layer's output [B, S, D], and the keys and values it made. rows: the positions (b·S + s) whose
+ * output is wanted, i32 [M], all unless given; then the output is [M, D], and what follows the attention is computed
+ * for them alone.
+ */
 export function decoderLayer(
   p: Parameters,
   x: Tensor,
   tables: RotaryTables,
   c: DecoderConfig,
   attend: Attend,
+  rows?: Tensor,
 ): { readonly hiddenStates: Tensor; readonly kv: KeysValues } {
   const normed = rmsNorm(x, p.get('input_layernorm.weight'), c.rmsNormEps);
   const { q, kv } = queryKeysValues(p.in('self_attn'), normed, tables, c);
   const attended = mergeHeads(attend(q, kv, c.headSize ** -0.5));
-  const h = add(x, p.linear('self_attn.o_proj', attended));
+  const wanted = (y: Tensor) => (rows === undefined ? y : atPositions(y, rows));
+  const h = add(wanted(x), p.linear('self_attn.o_proj', wanted(attended)));
   const inner = rmsNorm(h, p.get('post_attention_layernorm.weight'), c.rmsNormEps);
   return { hiddenStates: add(h, swiGlu(p.in('mlp'), inner, c)), kv };
+}
+
+/** Rows of x [B, S, D] at positions (b·S + s), i32 [M] → [M, D]. */
+export function atPositions(x: Tensor, positions: Tensor): Tensor {
+  return gather(reshape(x, [-1, dimOf(x, -1)]), positions);
 }
 
 function queryKeysValues(

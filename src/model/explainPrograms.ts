@@ -64,8 +64,7 @@ export function explainDecodeProgram(config: FusionConfig, queryLength: number):
     toImage.push(mean(rows, [0, 1]));
   });
   decode(p, x, rotaryInputs(config, 'S'), config, () => seeImage, {
-    ...interaction,
-    observe: (_, weights) => void toWindows.push(mean(weights, [1, 2])),
+    interaction: { ...interaction, observe: (_, weights) => void toWindows.push(mean(weights, [1, 2])) },
   });
   return program('explain_decode', {
     ...(toWindows.length === 0 ? {} : { latents_to_windows: stack(toWindows) }),

@@ -33,7 +33,14 @@ import {
 import { cosineSimilarity, crossEntropy, embedding } from '../graph/nn.ts';
 import type { FusionConfig } from './config.ts';
 import { joinTiles, poolTiles, projector, resizeImageTokens, type TileContext } from './connector.ts';
-import { type Attend, causal, decoderLayer, type KeysValues, type RotaryTables } from './decoder.ts';
+import {
+  type Attend,
+  atPositions,
+  causal,
+  decoderLayer,
+  type KeysValues,
+  type RotaryTables,
+} from './decoder.ts';
 import { interactionLayer } from './interaction.ts';
 import type { Parameters } from './parameters.ts';
 import { type ObserveTower, visionTower } from './vision.ts';
@@ -138,33 +145,52 @@ export interface Interaction {
 export interface DecoderOutput {
   /** The last layer's output, before the final norm: [B, S, D]. */
   readonly hiddenStates: Tensor;
+  /** The same at positions (b·S + s), i32 [M] → [M, D]: the last layer is finished for them alone. */
+  readonly statesAt: (positions: Tensor) => Tensor;
   readonly keysValues: readonly KeysValues[];
 }
 
-/** Runs the decoder's layers. Without `interaction` (a decode step) the latents are left alone. */
+/** How the decoder's layers are run. */
+export interface DecodeOptions {
+  /** Without it (a decode step) the latents are left alone. */
+  readonly interaction?: Interaction | undefined;
+  readonly run?: RunLayer | undefined;
+  /** Every Linear is applied to whole samples [B, S, D], in the last layer too. */
+  readonly wholeSamples?: boolean | undefined;
+}
+
+/** Runs the decoder's layers. */
 export function decode(
   p: Parameters,
   x: Tensor,
   tables: RotaryTables,
   config: FusionConfig,
   attend: (layer: number) => Attend,
-  interaction?: Interaction,
-  run: RunLayer = runDirectly,
+  { interaction, run = runDirectly, wholeSamples = false }: DecodeOptions = {},
 ): DecoderOutput {
-  let hiddenStates = x;
+  const layer = (i: number, y: Tensor, rows?: Tensor) =>
+    decoderLayer(p.in(`model.layers.${i}`), y, tables, config.decoder, attend(i), rows);
+  const last = config.decoder.layers - 1;
   const keysValues: KeysValues[] = [];
-  for (let i = 0; i < config.decoder.layers; i++) {
+  let [hiddenStates, beforeLast] = [x, x];
+  for (let i = 0; i <= last; i++) {
+    beforeLast = hiddenStates;
     hiddenStates = run((y) => {
-      const layer = decoderLayer(p.in(`model.layers.${i}`), y, tables, config.decoder, attend(i));
-      keysValues[i] = layer.kv;
-      return layer.hiddenStates;
+      const output = layer(i, y);
+      keysValues[i] = output.kv;
+      return output.hiddenStates;
     }, hiddenStates);
     const j = interactionAfter(i, config);
     if (interaction !== undefined && j !== undefined) {
       hiddenStates = interact(p, j, hiddenStates, interaction, config);
     }
   }
-  return { hiddenStates, keysValues };
+  const endsWithLayer = interaction === undefined || interactionAfter(last, config) === undefined;
+  const statesAt = (positions: Tensor) =>
+    wholeSamples || !endsWithLayer
+      ? atPositions(hiddenStates, positions)
+      : layer(last, beforeLast, positions).hiddenStates;
+  return { hiddenStates, statesAt, keysValues };
 }
 
 /** Which interaction layer follows decoder layer `i`, if one does. */
@@ -198,10 +224,9 @@ export function interact(
   return reshape(scatterRows(rows, indices.latentPositions, updated), x.shape);
 }
 
-/** Logits at chosen positions. x: [B, S, D]; positions: i32 [M] (b·S + s) → [M, vocabulary]. */
-export function logitsAt(p: Parameters, x: Tensor, positions: Tensor, { decoder }: FusionConfig): Tensor {
-  const rows = gather(reshape(x, [-1, decoder.hiddenSize]), positions);
-  const normed = rmsNorm(rows, p.get('model.norm.weight'), decoder.rmsNormEps);
+/** The next token's logits. states: the last layer's output at some positions, [M, D] → [M, vocabulary]. */
+export function logitsOf(p: Parameters, states: Tensor, { decoder }: FusionConfig): Tensor {
+  const normed = rmsNorm(states, p.get('model.norm.weight'), decoder.rmsNormEps);
   return p.linear(decoder.tiedEmbeddings ? 'model.embed_tokens' : 'lm_head', normed);
 }
 
@@ -224,7 +249,8 @@ export interface ForwardOutput {
   readonly crossEntropy: Tensor;
   readonly textLoss: Tensor;
   readonly visionLoss: Tensor;
-  readonly hiddenStates: Tensor;
+  /** The last layer's output at positions (b·S + s), i32 [M] → [M, D]. */
+  readonly statesAt: (positions: Tensor) => Tensor;
   readonly whole: WholeFeatures;
   /** Image tokens as the decoder gets them: [B, P', D]. */
   readonly imageTokens: Tensor;
@@ -234,15 +260,16 @@ export interface ForwardOutput {
 
 /**
  * The whole model with its loss: `CE + λ·(L_text + L_vision)`, λ = `mapping_loss_weight`. Nothing is detached.
- * queryLength: latents per question, a perfect square; run: applies each encoder and decoder layer.
+ * queryLength: latents per question, a perfect square; options: how layers are run, vision's as well.
  */
 export function forward(
   p: Parameters,
   batch: Batch,
   config: FusionConfig,
   queryLength: number,
-  run: RunLayer = runDirectly,
+  options: Omit<DecodeOptions, 'interaction'> = {},
 ): ForwardOutput {
+  const { run } = options;
   const { pixels, indices } = batch;
   const [size, side] = [dimOf(pixels, 0), config.vision.imageSize];
   const tilePixels = reshape(slice(pixels, 1, 0, 4), [-1, 3, side, side]);
@@ -257,11 +284,11 @@ export function forward(
   const x = embedSequence(p, imageTokens, tiles.latents, indices, config);
   const attend = causal(dimOf(indices.sources, 1));
   const interaction = { windows: tiles.windows, indices };
-  const { hiddenStates } = decode(p, x, batch.tables, config, () => attend, interaction, run);
-  const ce = crossEntropy(logitsAt(p, hiddenStates, batch.supervisedPositions, config), batch.targets);
+  const { statesAt } = decode(p, x, batch.tables, config, () => attend, { ...options, interaction });
+  const ce = crossEntropy(logitsOf(p, statesAt(batch.supervisedPositions), config), batch.targets);
   const mapping = mappingLoss(p, whole, config);
   const loss = add(ce, multiply(add(mapping.textLoss, mapping.visionLoss), config.mappingLossWeight));
-  return { loss, crossEntropy: ce, ...mapping, hiddenStates, whole, imageTokens, tiles };
+  return { loss, crossEntropy: ce, ...mapping, statesAt, whole, imageTokens, tiles };
 }
 
 /** Dual-supervised semantic mapping: each space, taken through the other and back, should be itself. */

@@ -31,7 +31,7 @@ import {
   type ForwardOutput,
   forward,
   type Interaction,
-  logitsAt,
+  logitsOf,
   type SequenceIndices,
 } from './fusion.ts';
 import { type Parameters, parameterInputs, parameters } from './parameters.ts';
@@ -105,8 +105,9 @@ export function traceForward(
     supervisedPositions: input('supervised_positions', 'i32', ['M']),
     targets: input('targets', 'i32', ['M']),
   };
-  const run = recompute ? checkpointed : runDirectly;
-  return { model, output: forward(model.parameters, batch, config, queryLength, run), config };
+  // Dropout of adapters counts on the rows of whole samples.
+  const options = { run: recompute ? checkpointed : runDirectly, wholeSamples: overlay !== undefined };
+  return { model, output: forward(model.parameters, batch, config, queryLength, options), config };
 }
 
 /** The loss and its parts, as outputs of a program. */
@@ -170,8 +171,8 @@ export function prefillProgram(config: FusionConfig, queryLength: number): Progr
   const { x, interaction } = promptInputs(p, config, 'B', queryLength);
   const attend = causal('S');
   const tables = rotaryInputs(config, 'S');
-  const { hiddenStates, keysValues } = decode(p, x, tables, config, () => attend, interaction);
-  const logits = logitsAt(p, hiddenStates, input('last_positions', 'i32', ['R']), config);
+  const { statesAt, keysValues } = decode(p, x, tables, config, () => attend, { interaction });
+  const logits = logitsOf(p, statesAt(input('last_positions', 'i32', ['R'])), config);
   return program('prefill', { logits, ...cacheOutputs(keysValues) });
 }
 
@@ -211,7 +212,7 @@ export function decodeProgram(config: FusionConfig): Program {
   const token = input('token', 'i32', ['R']);
   const x = reshape(gather(p.get('model.embed_tokens.weight'), token), [1, 'R', decoder.hiddenSize]);
   const { hiddenStates, keysValues } = decode(p, x, rotaryInputs(config, 'R'), config, cacheInputs(config));
-  const logits = logitsAt(p, hiddenStates, iota('R'), config);
+  const logits = logitsOf(p, reshape(hiddenStates, ['R', decoder.hiddenSize]), config);
   return program('decode', { logits, ...cacheOutputs(keysValues) });
 }
 

@@ -9,8 +9,8 @@
 import { type DType, input, type Program, program, reshape, type Tensor } from '../graph/index.ts';
 import type { FusionConfig } from './config.ts';
 import { poolTiles, resizeImageTokens } from './connector.ts';
-import { type Attend, causal, decoderLayer, type KeysValues } from './decoder.ts';
-import { embedSequence, encodeWhole, interact, interactionAfter, logitsAt } from './fusion.ts';
+import { type Attend, atPositions, causal, decoderLayer, type KeysValues } from './decoder.ts';
+import { embedSequence, encodeWhole, interact, interactionAfter, logitsOf } from './fusion.ts';
 import { type Parameters, parameters } from './parameters.ts';
 import { cacheInputs, keysOf, rotaryInputs, sequenceInputs, valuesOf } from './programs.ts';
 import { type QuantisedWeight, withQuantised } from './quantisedParameters.ts';
@@ -182,5 +182,7 @@ export function interactionStage(model: StagedModel, j: number): Program {
 export function headStage(model: StagedModel): Program {
   const states = input('states', 'f32', ['B', 'S', model.config.decoder.hiddenSize]);
   const positions = input('last_positions', 'i32', ['R']);
-  return program('head', { logits: logitsAt(stageParameters(model), states, positions, model.config) });
+  return program('head', {
+    logits: logitsOf(stageParameters(model), atPositions(states, positions), model.config),
+  });
 }

@@ -48,6 +48,8 @@ export interface Entry {
 
 export interface ModelWithConstants {
   readonly model: Uint8Array;
+  /** Whether the model is one of several that share constants among them. */
+  readonly isStage: boolean;
   /** Where the constants' files lie; undefined without constants. */
   readonly folder: string | undefined;
   /** One for each program, in their order. */
@@ -64,6 +66,7 @@ export function modelOf(
 ): ModelWithConstants {
   const used = programs.flatMap(({ inputs }) => inputs.filter(({ name }) => name in constants));
   const folder = folderOf(used.map(({ name }) => constants[name] as FileConstant));
+  const isStage = Object.keys(constants).length > 0;
   const [first, second] = programs;
   if (second === undefined) {
     const graph = lowerProgram(first, target);
@@ -73,12 +76,13 @@ export function modelOf(
       inputs,
       initializers: [...graph.initializers, ...external(used, constants)],
     });
-    return { model, folder, entries: [{ name: first.name, inputs, prefix: '', fixed: {} }] };
+    return { model, isStage, folder, entries: [{ name: first.name, inputs, prefix: '', fixed: {} }] };
   }
   const graph = eitherGraph([first, second], target, constants);
   const initializers = external(used, constants);
   return {
     model: encodeModel({ ...graph, initializers }),
+    isStage,
     folder,
     entries: entriesOf([first, second], constants),
   };

@@ -9,7 +9,7 @@ import { UserError } from '../common/errors.ts';
 import { bf16ToF32, f16ToF32 } from '../common/numberFormats.ts';
 import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
 import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
-import { type Constants, type Entry, modelOf } from '../onnx/constants.ts';
+import { type Constants, type Entry, type ModelWithConstants, modelOf } from '../onnx/constants.ts';
 import { AdamWHelper } from './adamWHelper.ts';
 import { FreedBytes } from './garbage.ts';
 import { accumulate, copyBlock, norm } from './kernels.ts';
@@ -94,8 +94,8 @@ export class LocalDevice implements Device {
     programs: readonly [Program] | readonly [Program, Program],
     constants: Constants,
   ): Promise<readonly Executable[]> {
-    const { model, folder, entries } = modelOf(programs, this.name, constants);
-    const session = await this.createSession(model, folder);
+    const { entries, ...compiled } = modelOf(programs, this.name, constants);
+    const session = await this.createSession(compiled.model, compiled);
     this.#sessions.set(session, programs.length);
     return programs.map((program, i) => {
       let disposed = false;
@@ -123,8 +123,11 @@ export class LocalDevice implements Device {
     await session.release();
   }
 
-  /** Compiles the bytes of an ONNX model. folder: where the files lie that it refers to. */
-  createSession(model: Uint8Array, folder?: string): Promise<ort.InferenceSession> {
+  /** Compiles the bytes of an ONNX model. */
+  createSession(
+    model: Uint8Array,
+    { folder, isStage = false }: Partial<ModelWithConstants> = {},
+  ): Promise<ort.InferenceSession> {
     const outside = { model_external_initializers_file_folder_path: folder };
     return ort.InferenceSession.create(model, {
       executionProviders: [this.name],
@@ -133,6 +136,8 @@ export class LocalDevice implements Device {
       graphOptimizationLevel: 'all',
       // The pattern allocator keeps its one block beside the arena of the first run: twice the memory.
       enableMemPattern: false,
+      // Each session's arena keeps what its largest run took: too much where a model is many sessions.
+      enableCpuMemArena: !isStage,
       logSeverityLevel: 3,
       ...(folder === undefined ? {} : { extra: { session: outside } }),
       ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
@@ -174,8 +179,10 @@ export class LocalDevice implements Device {
     for (const [name, value] of Object.entries(results)) {
       const tensor = fromOrt(value as ort.Tensor);
       const target = options.write?.[name];
-      if (target !== undefined) this.#write(tensor, target);
-      else if (options.keep?.includes(name)) kept[name] = this.#keep(tensor);
+      if (target !== undefined) {
+        this.#write(tensor, target);
+        this.#freed.add(tensor.data.byteLength);
+      } else if (options.keep?.includes(name)) kept[name] = this.#keep(tensor);
       else outputs[name] = tensor;
     }
     return { outputs, kept };

@@ -81,8 +81,8 @@ function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Ha
     return undefined;
   };
   return {
-    load: async ({ model, folder, entries }) => {
-      const session = await device.createSession(model, folder);
+    load: async ({ entries, ...compiled }) => {
+      const session = await device.createSession(compiled.model, compiled);
       return entries.map((entry) => {
         last += 1;
         programs.set(last, { session, entry });

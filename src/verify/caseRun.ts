@@ -7,7 +7,7 @@ import { imageTokenCount } from '../generate/imageFeatures.ts';
 import { grad, input, type Program, program, type Tensor } from '../graph/index.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { f32, type HostFeeds, i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
-import { logitsAt } from '../model/fusion.ts';
+import { logitsOf } from '../model/fusion.ts';
 import { gradientOf, lossOutputs, traceForward } from '../model/programs.ts';
 import { layOutSequences, type SequenceLayout } from '../model/sequence.ts';
 import type { Device, Executable, HostTensor, ResidentTensor } from '../runtime/types.ts';
@@ -84,7 +84,8 @@ function caseProgram(config: FusionConfig, queryLength: number, weights: readonl
     text_rebuilt: output.whole.textRebuilt,
   };
   const named = weights.map((name, i) => [gradientOf(name), gradients[i] as Tensor] as const);
-  const logits = logitsAt(model.parameters, output.hiddenStates, input('logit_rows', 'i32', ['R']), config);
+  const states = output.statesAt(input('logit_rows', 'i32', ['R']));
+  const logits = logitsOf(model.parameters, states, config);
   return program('check', { ...lossOutputs(trace), ...features, logits, ...Object.fromEntries(named) });
 }
 

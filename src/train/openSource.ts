@@ -26,7 +26,7 @@ export async function openSource(stage: StageConfig, encoder: Encoder, out: stri
     return openDatasetSource(stage.data, stage, encoder, files);
   }
   const recipes = recipesOf(stage.data.synth).map((recipe) => recipeOf(recipe, stage.seed));
-  return new SynthSource(recipes, encoder, stage.batch_size);
+  return new SynthSource(recipes, encoder, stage.batch_size, stage.group_by_modality_length);
 }
 
 function recipeOf(raw: RawRecipe, seed: number): SynthRecipe {

@@ -11,6 +11,7 @@ import { staticHdCrops } from '../data/image.ts';
 import { CATEGORIES, type Category, renderScene, type SynthOptions, sampleAt } from '../data/synth/index.ts';
 import type { Tokenizer } from '../data/tokenizer.ts';
 import type { FusionConfig } from '../model/config.ts';
+import { expandedLength } from '../model/sequence.ts';
 import type { EncodedSample } from './batch.ts';
 import type { DataState } from './checkpoint.ts';
 
@@ -31,6 +32,9 @@ export interface SampleSource {
 
 /** Batches under way while the device computes. */
 export const PREFETCHED = 1;
+
+/** Batches among which samples are dealt by length, where that is asked for. */
+const GROUPED_BATCHES = 8;
 
 /** A recipe for synthetic samples, made as they are needed. */
 export interface SynthRecipe {
@@ -58,44 +62,88 @@ export class SynthSource implements SampleSource {
   readonly #recipes: readonly SynthRecipe[];
   readonly #encoder: Encoder;
   readonly #batch: number;
+  readonly #grouped: boolean;
   #position = 0;
   #batches: AsyncGenerator<readonly EncodedSample[], void> | undefined;
 
-  /** recipes: each gives its `count` samples of an epoch in turn; batch: samples of a batch. */
-  constructor(recipes: readonly SynthRecipe[], encoder: Encoder, batch: number) {
+  /**
+   * recipes: each gives its `count` samples of an epoch in turn; batch: samples of a batch; grouped: whether batches
+   * hold samples of similar length, so that little is padded.
+   */
+  constructor(recipes: readonly SynthRecipe[], encoder: Encoder, batch: number, grouped = false) {
     this.#recipes = recipes;
     this.#encoder = encoder;
     this.#batch = batch;
+    this.#grouped = grouped;
     this.count = recipes.reduce((sum, { count }) => sum + count, 0);
     this.batchesPerEpoch = this.count / batch;
   }
 
   async next(): Promise<readonly EncodedSample[]> {
-    const size = this.#batch;
-    const prepare = (first: number) =>
-      Promise.all(Array.from({ length: size }, (_, i) => this.#sample(first + i)));
-    this.#batches ??= prefetch(countFrom(this.#position, size), prepare, PREFETCHED);
+    const prepare = (positions: readonly number[]) =>
+      Promise.all(positions.map((position) => this.#sample(position)));
+    this.#batches ??= prefetch(this.#positionsFrom(this.#position), prepare, PREFETCHED);
     const { value } = await this.#batches.next();
-    this.#position += size;
+    this.#position += this.#batch;
     return value ?? [];
   }
 
-  async #sample(position: number): Promise<EncodedSample> {
-    const { categories, seed, imageSize, options } = recipeAt(this.#recipes, position % this.count);
+  /** The positions of each batch, from the one that begins at `first`. */
+  *#positionsFrom(first: number): Generator<readonly number[]> {
+    for (let batch = first / this.#batch; ; ) {
+      const [start, count] = this.#grouped ? this.#windowOf(batch) : [batch, 1];
+      const dealt = this.#grouped ? this.#deal(start, count) : [this.#range(batch, 1)];
+      yield* dealt.slice(batch - start);
+      batch = start + count;
+    }
+  }
+
+  /** First and number of the batches that are dealt together; an epoch of whole batches ends a window. */
+  #windowOf(batch: number): readonly [number, number] {
+    const epoch = Number.isInteger(this.batchesPerEpoch) ? this.batchesPerEpoch : Number.MAX_SAFE_INTEGER;
+    const begin = batch - (batch % epoch);
+    const start = batch - ((batch - begin) % GROUPED_BATCHES);
+    return [start, Math.min(GROUPED_BATCHES, begin + epoch - start)];
+  }
+
+  /** The samples of `count` batches dealt by length, the batches in an order drawn for them. */
+  #deal(start: number, count: number): readonly (readonly number[])[] {
+    const positions = this.#range(start, count);
+    const lengths = new Map(positions.map((position) => [position, this.#length(position)]));
+    positions.sort((a, b) => (lengths.get(a) ?? 0) - (lengths.get(b) ?? 0));
+    const order = Array.from({ length: count }, (_, i) => i);
+    new Random(this.#recipes[0]?.seed ?? 0).fork(`window/${start}`).shuffle(order);
+    return order.map((i) => positions.slice(i * this.#batch, (i + 1) * this.#batch));
+  }
+
+  /** The positions of `count` batches from batch `start`. */
+  #range(start: number, count: number): number[] {
+    return Array.from({ length: count * this.#batch }, (_, i) => start * this.#batch + i);
+  }
+
+  /** What a sample takes in the sequence. */
+  #length(position: number): number {
+    const { queryLens, vision, maxLength } = this.#encoder.config;
+    const sizes = { imageTokens: vision.patches, queryLength: Math.max(...queryLens), maxLength };
+    return expandedLength(this.#text(position).inputIds, sizes);
+  }
+
+  #text(position: number) {
+    const recipe = recipeAt(this.#recipes, position % this.count);
+    const { categories, seed, options } = recipe;
     const sample = sampleAt(drawCategory(categories, seed, position), 'train', seed, position, options);
-    const { tokenizer, format, config } = this.#encoder;
-    const messages = fromLlava(sample.conversations);
-    const { inputIds, labels, instructs } = encodeConversation(tokenizer, format, messages, {
+    const { tokenizer, format } = this.#encoder;
+    const encoded = encodeConversation(tokenizer, format, fromLlava(sample.conversations), {
       hasImage: true,
     });
-    const picture = await renderScene(sample.scene, imageSize);
-    return {
-      id: sample.id,
-      inputIds,
-      labels,
-      instructs,
-      crops: staticHdCrops(picture, config.vision.imageSize),
-    };
+    return { ...encoded, sample, recipe };
+  }
+
+  async #sample(position: number): Promise<EncodedSample> {
+    const { inputIds, labels, instructs, sample, recipe } = this.#text(position);
+    const picture = await renderScene(sample.scene, recipe.imageSize);
+    const crops = staticHdCrops(picture, this.#encoder.config.vision.imageSize);
+    return { id: sample.id, inputIds, labels, instructs, crops };
   }
 
   state(): DataState {
@@ -112,10 +160,6 @@ export class SynthSource implements SampleSource {
   async close(): Promise<void> {
     await this.#batches?.return();
   }
-}
-
-function* countFrom(first: number, step: number): Generator<number> {
-  for (let position = first; ; position += step) yield position;
 }
 
 /** The recipe of a place within an epoch. */

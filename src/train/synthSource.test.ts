@@ -40,6 +40,27 @@ test('recipes take turns, and begin again with new samples', async () => {
   expect(new Set(samples.map(({ id }) => id)).size).toBe(20);
 });
 
+test('deals samples by length: the same ones, each batch of similar length, and goes on where it was', async () => {
+  const recipes = [
+    { categories: [['ConvLong', 1]], count: 40, seed: 5, imageSize: 64, options: { extraTurns: 4 } },
+  ] as const;
+  const lengthsOf = (all: readonly EncodedSample[]) => all.map(({ inputIds }) => inputIds.length);
+  const plain = new SynthSource(recipes, encoder, 4);
+  const grouped = new SynthSource(recipes, encoder, 4, true);
+  const [one, other] = [await take(plain, 10), await take(grouped, 10)];
+  expect(other.map(({ id }) => id).sort()).toEqual(one.map(({ id }) => id).sort());
+  const padding = (all: readonly EncodedSample[]) =>
+    Array.from({ length: 8 }, (_, b) => Math.max(...lengthsOf(all.slice(4 * b, 4 * b + 4))) * 4).reduce(
+      (a, b) => a + b,
+      0,
+    );
+  expect(padding(other)).toBeLessThan(0.85 * padding(one));
+  const resumed = new SynthSource(recipes, encoder, 4, true);
+  resumed.restore({ ...plain.state(), position: 20 });
+  expect((await take(resumed, 5)).map(({ id }) => id)).toEqual(other.slice(20).map(({ id }) => id));
+  for (const source of [plain, grouped, resumed]) await source.close();
+});
+
 test('goes on in the middle of a curriculum as if it had never stopped', async () => {
   const whole = new SynthSource(RECIPES, encoder, 4);
   const [first] = [await take(whole, 1)];
@@ -61,7 +82,7 @@ test('configs/train/tiny.yaml: 104,000 samples, captions before questions, answe
   for (const stage of stages) {
     const source = await openSource(stage, encoder, made.dir);
     steps += totalStepsOf(stage, source.batchesPerEpoch);
-    const samples = await take(source, 3);
+    const samples = await take(source, 8);
     await source.close();
     kinds.push(new Set(samples.map(({ id }) => (id.startsWith('Synth') ? 'caption' : 'question'))));
     for (const { inputIds, labels } of samples) {

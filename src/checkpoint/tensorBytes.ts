@@ -104,13 +104,13 @@ async function eachPiece(
 export function generateTensor(
   count: number,
   dtype: WeightDtype,
-  fill: (piece: Float32Array) => void,
+  fill: (piece: Float32Array, offset: number) => void,
 ): Uint8Array {
   const out = new Uint8Array(count * DTYPE_BYTES[dtype]);
   const scratch = new Float32Array(Math.min(PIECE, count));
   for (let at = 0; at < count; at += PIECE) {
     const piece = scratch.subarray(0, Math.min(PIECE, count - at));
-    fill(piece);
+    fill(piece, at);
     out.set(fromF32(dtype, piece), at * DTYPE_BYTES[dtype]);
   }
   return out;

@@ -2,22 +2,22 @@
  * Compiled stages by name: compiled when they are first used, disposed of when nobody uses them. Knows nothing of
  * what they compute.
  */
+import type { Executable } from '../runtime/types.ts';
 
-/** What is compiled: it is disposed of as a whole. */
-export interface Stage {
-  dispose(): Promise<void>;
-}
-
-interface Entry<S extends Stage> {
-  readonly loading: Promise<S>;
+interface Entry {
+  readonly loading: Promise<Executable>;
   users: number;
 }
 
-export class StageCache<S extends Stage> {
-  readonly #entries = new Map<string, Entry<S>>();
+export class StageCache {
+  readonly #entries = new Map<string, Entry>();
 
   /** Works with the stage `name`, which is compiled by `load` where it is not there. One that fails is forgotten. */
-  async use<T>(name: string, load: () => Promise<S>, work: (stage: S) => Promise<T>): Promise<T> {
+  async use<T>(
+    name: string,
+    load: () => Promise<Executable>,
+    work: (stage: Executable) => Promise<T>,
+  ): Promise<T> {
     const entry = this.#entries.get(name) ?? { loading: load(), users: 0 };
     this.#entries.set(name, entry);
     entry.users += 1;

@@ -8,6 +8,7 @@ import { type RandomModel, randomModel } from '../../test/support/randomModel.ts
 import { convertFolder } from '../checkpoint/quantise/convert.ts';
 import { partFormats, type WeightFormat } from '../checkpoint/quantise/formats.ts';
 import { encodePrompt } from '../data/conversation.ts';
+import { f32, i32 } from '../model/feeds.ts';
 import { layerGroups } from '../model/stages.ts';
 import { BatchDecoder, type PromptIds } from './batchDecoder.ts';
 import { ask } from './chat.ts';
@@ -68,7 +69,7 @@ const deviation = (got: Float32Array, expected: Float32Array): number => {
   return Math.sqrt(got.reduce((sum, x, i) => sum + (x - expected[i]!) ** 2, 0)) / size;
 };
 
-it('groups end where interaction layers stand, and after four layers', async () => {
+it('groups end where interaction layers stand, and after three layers', async () => {
   const model = await loadModel(source.dir, { device: new CountingDevice() });
   const { config } = model;
   expect(layerGroups(config)).toEqual([
@@ -78,8 +79,9 @@ it('groups end where interaction layers stand, and after four layers', async () 
   ]);
   const alone = { ...config, interaction: { ...config.interaction, layers: 0 } };
   expect(layerGroups(alone).map(({ first, last }) => [first, last])).toEqual([
-    [0, 3],
-    [4, 6],
+    [0, 2],
+    [3, 5],
+    [6, 6],
   ]);
   await model.dispose();
 });
@@ -103,6 +105,23 @@ describe('in stages', () => {
     expect(device.live).toBe(Object.keys(model.weights).length + model.images.size);
     await model.dispose();
     expect(device.live).toBe(0);
+  });
+
+  it('padding in the questions stays padding', async () => {
+    const outputs: unknown[] = [];
+    for (const dir of [source.dir, await converted('f32')]) {
+      const model = await loadModel(dir, { device: new CountingDevice() });
+      const pixels = f32(
+        Float32Array.from({ length: 2 * 3 * 64 * 64 }, (_, i) => Math.sin(i)),
+        [2, 3, 64, 64],
+      );
+      const instructs = i32(Int32Array.of(9, 5, 0, 0, 5, 0), [2, 3]);
+      const { image_tokens: tokens } = (await (await model.programs.whole()).run({ pixels, instructs }))
+        .outputs;
+      outputs.push(tokens?.data);
+      await model.dispose();
+    }
+    expect(outputs[1]).toEqual(outputs[0]);
   });
 
   it.each([
@@ -175,6 +194,9 @@ describe('a converted model', () => {
     tokenizer.added_tokens.push({ ...tokenizer.added_tokens[0], id: 1000, content: '<more>' });
     writeFileSync(join(grown.dir, 'tokenizer.json'), JSON.stringify(tokenizer));
     await expect(loadModel(grown.dir, { weights: 'int8' })).rejects.toThrow(
+      /1001 ids to convert it, got 912/,
+    );
+    await expect(loadModel(from, { tokenizer: grown.dir })).rejects.toThrow(
       /1001 ids to convert it, got 912/,
     );
     await grown.remove();

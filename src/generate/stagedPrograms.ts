@@ -5,18 +5,17 @@
  */
 import { UserError } from '../common/errors.ts';
 import type { Program } from '../graph/index.ts';
-import type { FusionConfig } from '../model/config.ts';
+import type { DecoderConfig, FusionConfig } from '../model/config.ts';
 import { f32, i32 } from '../model/feeds.ts';
-import { keysOf, valuesOf } from '../model/programs.ts';
+import { keysOf, pastOf, valuesOf } from '../model/programs.ts';
 import {
   beginStage,
-  decodeStage,
   EMBEDDING_ROWS,
   headStage,
   interactionStage,
   type LayerGroup,
   layerGroups,
-  prefillStage,
+  layersStage,
   type StagedModel,
   visionStage,
 } from '../model/stages.ts';
@@ -30,23 +29,22 @@ import type {
   RunResult,
 } from '../runtime/types.ts';
 import type { BoundProgram, ModelPrograms } from './compiled.ts';
-import { type Stage, StageCache } from './stageCache.ts';
+import { StageCache } from './stageCache.ts';
 import type { StagedWeights } from './stagedWeights.ts';
 
 type Feeds = Readonly<Record<string, Feed>>;
-type Pair = Stage & { readonly programs: readonly [prefill: Executable, decode: Executable] };
 
 /** Rounded weights that may stay compiled beside the decoder though not every step needs them. */
 const KEPT_BYTES = 256e6;
 const VISION = 'vision';
+const HEAD = 'head';
 
 export class StagedPrograms implements ModelPrograms {
   readonly #device: Device;
   readonly #model: StagedModel;
   readonly #weights: StagedWeights;
   readonly #groups: readonly LayerGroup[];
-  readonly #stages = new StageCache<Executable>();
-  readonly #pairs = new StageCache<Pair>();
+  readonly #stages = new StageCache();
   readonly #keepsVision: boolean;
   readonly #keepsInteraction: boolean;
 
@@ -102,7 +100,6 @@ export class StagedPrograms implements ModelPrograms {
 
   async dispose(): Promise<void> {
     await this.#stages.dispose();
-    await this.#pairs.dispose();
     await this.#weights.embeddings.close();
   }
 
@@ -119,8 +116,10 @@ export class StagedPrograms implements ModelPrograms {
       keep: ['states', 'windows'],
     });
     const { states, windows } = kept as Record<'states' | 'windows', ResidentTensor>;
+    const [samples = 0, positions = 0] = feeds.sources?.shape ?? [];
+    const own = { ...promptFeeds(this.#model.config.decoder, feeds, samples, positions), windows };
     try {
-      return await this.#layers(0, { ...feeds, windows }, states, options);
+      return await this.#layers({ ...feeds, ...own }, states, options);
     } finally {
       await this.#device.free([windows]);
     }
@@ -131,11 +130,12 @@ export class StagedPrograms implements ModelPrograms {
     const { embeddings } = this.#weights;
     const states = f32(await embeddings.read(ids), [1, ids.length, embeddings.width]);
     const positions = i32(Int32Array.from(ids, (_, i) => i));
-    return this.#layers(1, { ...feeds, last_positions: positions }, states, options);
+    const own = { last_positions: positions, steps: i32(Int32Array.of(0)) };
+    return this.#layers({ ...feeds, ...own }, states, options);
   }
 
-  /** The decoder's layers and the head. index: which program of each group; with the first, interaction layers. */
-  async #layers(index: 0 | 1, feeds: Feeds, first: Feed, options: RunOptions): Promise<RunResult> {
+  /** The decoder's layers and the head; with windows to look at, the interaction layers between them. */
+  async #layers(feeds: Feeds, first: Feed, options: RunOptions): Promise<RunResult> {
     const outputs: Record<string, HostTensor> = {};
     let states = first;
     /** Frees what a stage read, and gives what it made. */
@@ -148,28 +148,22 @@ export class StagedPrograms implements ModelPrograms {
         if ('resident' in states) await this.#device.free([states]);
       }
     };
+    // While a stage compiles its weights are there twice: the largest comes when there is least beside it.
+    await this.#stages.use(
+      HEAD,
+      () => this.#load(headStage(this.#model)),
+      async () => {},
+    );
     for (const group of this.#groups) {
       const own = { write: writesOf(group, options), keep: ['next_states'] };
-      states = await step((all) => this.#layerGroup(group, index, all, own));
-      const j = index === 0 ? group.interaction : undefined;
+      const name = `layers ${group.first}`;
+      const trace = () => layersStage(this.#model, group);
+      states = await step((all) => this.#stage(name, trace, all, own));
+      const j = feeds.windows === undefined ? undefined : group.interaction;
       if (j !== undefined) states = await step((all) => this.#interaction(j, all));
     }
-    await step((all) => this.#stage('head', () => headStage(this.#model), all));
+    await step((all) => this.#stage(HEAD, () => headStage(this.#model), all));
     return { outputs, kept: {} };
-  }
-
-  #layerGroup(group: LayerGroup, index: 0 | 1, feeds: Feeds, options: RunOptions): Promise<RunResult> {
-    const load = async (): Promise<Pair> => {
-      const traced = [prefillStage(this.#model, group), decodeStage(this.#model, group)] as const;
-      const programs = await this.#device.loadPair(traced, this.#weights.constants);
-      return {
-        programs,
-        dispose: async () => void (await Promise.all(programs.map((each) => each.dispose()))),
-      };
-    };
-    return this.#pairs.use(`${group.first}`, load, ({ programs }) =>
-      this.#run(programs[index], feeds, options),
-    );
   }
 
   async #interaction(j: number, feeds: Feeds): Promise<RunResult> {
@@ -210,9 +204,35 @@ export class StagedPrograms implements ModelPrograms {
 
   /** Compiles a stage where it is not there, and runs it. */
   #stage(name: string, trace: () => Program, feeds: Feeds, options?: RunOptions): Promise<RunResult> {
-    const load = () => this.#device.load(trace(), this.#weights.constants);
+    const load = () => this.#load(trace());
     return this.#stages.use(name, load, (stage) => this.#run(stage, feeds, options));
   }
+
+  #load(program: Program): Promise<Executable> {
+    return this.#device.load(program, this.#weights.constants);
+  }
+}
+
+/** What prompts have in place of a cache, and every sample's rotary tables. */
+function promptFeeds(
+  { layers, kvHeads, headSize }: DecoderConfig,
+  feeds: Feeds,
+  samples: number,
+  positions: number,
+): Feeds {
+  const empty = f32(new Float32Array(0), [samples, kvHeads, 0, headSize]);
+  const names = Array.from({ length: layers }, (_, i) => [keysOf(i), valuesOf(i)]).flat();
+  const repeated = ['rotary_cos', 'rotary_sin'].map((name) => {
+    const { data, shape } = feeds[name] as HostTensor;
+    const all = new Float32Array(samples * data.length);
+    for (let sample = 0; sample < samples; sample++) all.set(data as Float32Array, sample * data.length);
+    return [name, f32(all, [samples * positions, shape[1] ?? 0])] as const;
+  });
+  return {
+    ...Object.fromEntries([...repeated, ...names.map((name) => [pastOf(name), empty] as const)]),
+    length: i32(new Int32Array(samples)),
+    steps: i32(Int32Array.from({ length: positions }, (_, i) => i)),
+  };
 }
 
 /** What of a run's writes are a group's keys and values. */

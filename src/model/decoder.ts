@@ -5,10 +5,12 @@
 import {
   add,
   concat,
+  type Dim,
   dimOf,
   gather,
   matMul,
   multiply,
+  multiplyDims,
   reshape,
   rmsNorm,
   rotary,
@@ -95,6 +97,40 @@ function swiGlu(p: Parameters, x: Tensor, c: DecoderConfig): Tensor {
       ? split(p.linear('gate_up_proj', x), -1, [c.intermediateSize, c.intermediateSize])
       : ['gate_proj', 'up_proj'].map((name) => p.linear(name, x));
   return p.linear('down_proj', multiply(silu(gate as Tensor), up as Tensor));
+}
+
+/**
+ * S new positions of each of Q sequences, which attend to their sequence's row of a cache (of no slots, where there is
+ * nothing yet) and causally to each other. They stand side by side, sequence after sequence: q [1, H, Q·S, E], keys and
+ * values [1, K, Q·S, E]. past: keys and values [Q, K, C, E]; `hidden` [Q, C] hides the slots that are not used;
+ * `later` [S, S] what comes after a position. `cached` is this with one new position, `causal` with no slots.
+ */
+export function continued(past: KeysValues, hidden: Tensor, later: Tensor): Attend {
+  const [sequences, kvHeads, slots, size] = past.keys.shape as readonly [Dim, number, Dim, Dim];
+  const positions = dimOf(later, 0);
+  const apart = (x: Tensor) => {
+    const rows = reshape(transpose(x, [0, 2, 1, 3]), [sequences, positions, dimOf(x, 1), size]);
+    return transpose(rows, [0, 2, 1, 3]);
+  };
+  return (q, now, scale) => {
+    const heads = dimOf(q, 1) as number;
+    const grouped = multiplyDims(heads / kvHeads, positions);
+    const rows = reshape(apart(q), [sequences, kvHeads, grouped, size]);
+    const [keys, values] = [apart(now.keys), apart(now.values)];
+    const before = add(
+      matMul(rows, past.keys, { transposeB: true, scale }),
+      reshape(hidden, [sequences, 1, 1, slots]),
+    );
+    const own = matMul(rows, keys, { transposeB: true, scale });
+    const byPosition = reshape(own, [sequences, kvHeads, heads / kvHeads, positions, positions]);
+    const seen = reshape(add(byPosition, later), own.shape);
+    const weights = softmax(concat([before, seen], -1));
+    const [toPast, toOwn] = split(weights, -1, [slots, positions]);
+    const output = add(matMul(toPast as Tensor, past.values), matMul(toOwn as Tensor, values));
+    const bySequence = transpose(reshape(output, [sequences, heads, positions, size]), [0, 2, 1, 3]);
+    const together = reshape(bySequence, [1, multiplyDims(sequences, positions), heads, size]);
+    return transpose(together, [0, 2, 1, 3]);
+  };
 }
 
 /**

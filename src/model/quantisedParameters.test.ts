@@ -30,6 +30,7 @@ function weightOf(bits: 4 | 8) {
 const INPUTS = {
   x: input('x', 'f32', ['M', WIDTH]),
   weight: input('weight', 'f32', [OUT, WIDTH]),
+  another: input('another', 'f32', [OUT, WIDTH]),
   bias: input('bias', 'f32', [OUT]),
 };
 
@@ -44,9 +45,12 @@ it.each([4, 8] as const)('a Linear of %i bits is the product with its weight, an
   const { shape, codes, scales, weight } = weightOf(bits);
   const base = parameters(
     new Map<string, Tensor>([
-      ['a.b.weight', INPUTS.weight],
+      // What stands for the codes is in none of the product's inputs.
+      ['a.b.weight', INPUTS.another],
       ['a.b.bias', INPUTS.bias],
-      ['a.c.weight', INPUTS.weight],
+      ['a.c.weight', INPUTS.another],
+      ['exact.weight', INPUTS.weight],
+      ['exact.bias', INPUTS.bias],
     ]),
   );
   const rounded = {
@@ -65,13 +69,14 @@ it.each([4, 8] as const)('a Linear of %i bits is the product with its weight, an
     {
       own: p.in('a').linear('b', INPUTS.x),
       scope: p.in('a').in('b').linear('', INPUTS.x),
-      exact: base.linear('a.b', INPUTS.x),
+      exact: base.linear('exact', INPUTS.x),
       other: p.linear('a.c', INPUTS.x),
       plain: base.linear('a.c', INPUTS.x),
     },
     {
       x: f32(normal(ROWS * WIDTH), [ROWS, WIDTH]),
       weight: f32(weight, [OUT, WIDTH]),
+      another: f32(normal(OUT * WIDTH), [OUT, WIDTH]),
       bias: f32(normal(OUT), [OUT]),
       codes: { dtype: 'u8', shape, data: codes },
       scales: f32(scales, shape.slice(0, 2)),

@@ -1,18 +1,31 @@
 /**
  * The model in stages: programs that follow each other, so that each weight is in one of them only and what is not
- * needed yet is not there. Prefill and a decode step are `begin` (or a looked-up row) → groups of decoder layers,
- * with an interaction layer after some → `head`. The functions traced are those of the whole programs.
+ * needed yet is not there. Prefill and a decode step are `begin` (or looked-up rows) → groups of decoder layers, in
+ * prefill with an interaction layer after some → `head`. The functions traced are those of the whole programs.
  *
  * Token embeddings are an input of U rows, the ones a run needs; ids count these rows. Letters as in `programs.ts`;
- * W windows.
+ * Q sequences, W windows, N positions of all sequences.
  */
-import { type DType, input, type Program, program, reshape, type Tensor } from '../graph/index.ts';
+import {
+  type DType,
+  input,
+  iota,
+  less,
+  multiplyDims,
+  type Program,
+  program,
+  reshape,
+  scalar,
+  type Tensor,
+  where,
+} from '../graph/index.ts';
+import { LOWEST } from '../graph/nn.ts';
 import type { FusionConfig } from './config.ts';
 import { poolTiles, resizeImageTokens } from './connector.ts';
-import { type Attend, atPositions, causal, decoderLayer, type KeysValues } from './decoder.ts';
+import { type Attend, atPositions, continued, decoderLayer, type KeysValues } from './decoder.ts';
 import { embedSequence, encodeWhole, interact, interactionAfter, logitsOf } from './fusion.ts';
 import { type Parameters, parameters } from './parameters.ts';
-import { cacheInputs, keysOf, rotaryInputs, sequenceInputs, valuesOf } from './programs.ts';
+import { keysOf, pastOf, rotaryInputs, sequenceInputs, valuesOf } from './programs.ts';
 import { type QuantisedWeight, withQuantised } from './quantisedParameters.ts';
 
 /** An input that a weight comes in by. */
@@ -44,8 +57,9 @@ export interface StagedModel {
 
 /** The rows of the token embeddings: f32 [U, D]. */
 export const EMBEDDING_ROWS = 'model.embed_tokens.weight';
-/** Decoder layers in a group at most: two programs share its weights, which are there twice while it compiles. */
-const GROUP = 4;
+/** Decoder layers in a group at most: while it compiles, its weights are in memory twice. */
+const GROUP = 3;
+const ROWS = multiplyDims('Q', 'S');
 
 /** Decoder layers `first … last`, and the interaction layer that follows them. */
 export interface LayerGroup {
@@ -101,7 +115,7 @@ export function visionStage(model: StagedModel): Program {
 
 /**
  * What prefill starts from: `image_tokens` [B, P', D], `tile_features` [B, 4P, D] and the sequence's indices →
- * `states` [B, S, D], `windows` [B·q, w², D]. queryLength: latents per question.
+ * `states` [1, B·S, D], `windows` [B·q, w², D]. queryLength: latents per question.
  */
 export function beginStage(model: StagedModel, queryLength: number): Program {
   const { config } = model;
@@ -118,47 +132,48 @@ export function beginStage(model: StagedModel, queryLength: number): Program {
     config,
   );
   const windows = reshape(tiles.windows, [-1, interaction.window ** 2, decoder.hiddenSize]);
-  return program('begin', { states, windows });
+  const together = reshape(states, [1, multiplyDims('B', 'S'), decoder.hiddenSize]);
+  return program('begin', { states: together, windows });
 }
 
-/** Decoder layers over whole prompts: `states` [B, S, D] → `next_states`, `keys.i` and `values.i` [B, K, S, E]. */
-export function prefillStage(model: StagedModel, group: LayerGroup): Program {
-  const states = input('states', 'f32', ['B', 'S', model.config.decoder.hiddenSize]);
-  const attend = causal('S');
-  return layersStage('prefill', model, group, states, 'S', () => attend);
-}
-
-/** Decoder layers over one more position of R sequences, `states` [1, R, D]; else as `decodeProgram`. */
-export function decodeStage(model: StagedModel, group: LayerGroup): Program {
-  const states = input('states', 'f32', [1, 'R', model.config.decoder.hiddenSize]);
-  return layersStage('decode', model, group, states, 'R', cacheInputs(model.config));
-}
-
-function layersStage(
-  name: string,
-  model: StagedModel,
-  { first, last }: LayerGroup,
-  states: Tensor,
-  positions: 'S' | 'R',
-  attend: (layer: number) => Attend,
-): Program {
+/**
+ * Decoder layers over S new positions of each of Q sequences, side by side: `states` [1, Q·S, D], rotary tables
+ * [Q·S, E/2], `steps` [S] (0, 1, …), `length` [Q] (used slots of each row of the cache), `past_keys.i` and
+ * `past_values.i` [Q, K, C, E] → `next_states`, `keys.i` and `values.i` [1, K, Q·S, E]. A prompt has a cache of no
+ * slots, a decode step one position of each sequence. Of the model's last layer only the rows at `last_positions` [R]
+ * are made, `next_states` [R, D], unless an interaction layer follows it.
+ */
+export function layersStage(model: StagedModel, { first, last }: LayerGroup): Program {
   const { config } = model;
+  const { decoder } = config;
   const p = stageParameters(model);
-  const tables = rotaryInputs(config, positions);
+  const tables = rotaryInputs(config, ROWS);
+  const attend = continuedInputs(config);
   const caches: [string, Tensor][] = [];
-  let x = states;
+  let x: Tensor = input('states', 'f32', [1, ROWS, decoder.hiddenSize]);
   for (let i = first; i <= last; i++) {
-    const { hiddenStates, kv } = decoderLayer(
-      p.in(`model.layers.${i}`),
-      x,
-      tables,
-      config.decoder,
-      attend(i),
-    );
+    const rows = i === decoder.layers - 1 && endsWithLayer(config) ? lastPositions() : undefined;
+    const layer = p.in(`model.layers.${i}`);
+    const { hiddenStates, kv } = decoderLayer(layer, x, tables, decoder, attend(i), rows);
     x = hiddenStates;
     caches.push(...cacheOutput(i, kv));
   }
-  return program(`${name} ${first} to ${last}`, { next_states: x, ...Object.fromEntries(caches) });
+  return program(`layers ${first} to ${last}`, { next_states: x, ...Object.fromEntries(caches) });
+}
+
+/** How each layer attends to its rows of the cache and to the new positions. */
+function continuedInputs({ decoder }: FusionConfig): (layer: number) => Attend {
+  const steps = input('steps', 'i32', ['S']);
+  const isLater = less(reshape(steps, ['S', 1]), reshape(steps, [1, 'S']));
+  const later = where(isLater, scalar(LOWEST), scalar(0));
+  const used = less(iota('C'), reshape(input('length', 'i32', ['Q']), ['Q', 1]));
+  const hidden = where(used, scalar(0), scalar(LOWEST));
+  const shape = ['Q', decoder.kvHeads, 'C', decoder.headSize];
+  return (layer) => {
+    const keys = input(pastOf(keysOf(layer)), 'f32', shape);
+    const values = input(pastOf(valuesOf(layer)), 'f32', shape);
+    return continued({ keys, values }, hidden, later);
+  };
 }
 
 const cacheOutput = (layer: number, { keys, values }: KeysValues): [string, Tensor][] => [
@@ -166,11 +181,16 @@ const cacheOutput = (layer: number, { keys, values }: KeysValues): [string, Tens
   [valuesOf(layer), values],
 ];
 
-/** Interaction layer `j`: `states` [B, S, D], `windows` [W, w², D] and the latents' indices → `next_states`. */
+const lastPositions = (): Tensor => input('last_positions', 'i32', ['R']);
+
+const endsWithLayer = (config: FusionConfig): boolean =>
+  interactionAfter(config.decoder.layers - 1, config) === undefined;
+
+/** Interaction layer `j`: `states` [1, N, D], `windows` [W, w², D] and the latents' indices → `next_states`. */
 export function interactionStage(model: StagedModel, j: number): Program {
   const { config } = model;
   const width = config.decoder.hiddenSize;
-  const states = input('states', 'f32', ['B', 'S', width]);
+  const states = input('states', 'f32', [1, 'N', width]);
   const windows = input('windows', 'f32', ['W', config.interaction.window ** 2, width]);
   const interaction = { windows, indices: sequenceInputs('B', 'S') };
   return program(`interaction ${j}`, {
@@ -178,11 +198,12 @@ export function interactionStage(model: StagedModel, j: number): Program {
   });
 }
 
-/** The next token's logits: `states` [B, S, D], `last_positions` [R] → `logits` [R, V]. */
+/** The next token's logits: what the last stage before it made, `states`, → `logits` [R, V]. */
 export function headStage(model: StagedModel): Program {
-  const states = input('states', 'f32', ['B', 'S', model.config.decoder.hiddenSize]);
-  const positions = input('last_positions', 'i32', ['R']);
-  return program('head', {
-    logits: logitsOf(stageParameters(model), atPositions(states, positions), model.config),
-  });
+  const { config } = model;
+  const width = config.decoder.hiddenSize;
+  const rows = endsWithLayer(config)
+    ? input('states', 'f32', ['R', width])
+    : atPositions(input('states', 'f32', [1, 'N', width]), lastPositions());
+  return program('head', { logits: logitsOf(stageParameters(model), rows, config) });
 }

@@ -1,10 +1,10 @@
-/** Constants in files, and pairs of programs, run on both devices. */
+/** Constants in files, on both devices. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
 import { Random } from '../common/random.ts';
-import { add, codesShape, input, matMul, matMulNBits, multiply, program, sum } from '../graph/index.ts';
+import { add, codesShape, input, matMulNBits, program } from '../graph/index.ts';
 import { LocalDevice } from '../runtime/localDevice.ts';
 import type { Constants, Device, HostTensor } from '../runtime/types.ts';
 import { WorkerDevice } from '../runtime/workerDevice.ts';
@@ -89,42 +89,10 @@ it.each(devices)('a program uses its constants where they lie in the file: %s', 
   await executable.dispose();
 });
 
-it.each(devices)('of a pair each computes its own, of its own inputs: %s', async (_name, device) => {
-  const constants = constantsFile('pair.bin');
-  const plain = program('plain', { y: product('M'), extra: sum(input('x', 'f32', ['M', WIDTH]), [1]) });
-  const factor = input('factor', 'f32', ['R', 1]);
-  const scaled = program('scaled', {
-    y: multiply(product('R'), factor),
-    extra: sum(matMul(factor, factor, { transposeB: true }), [1]),
-  });
-  const [first, second] = await device.loadPair([plain, scaled], constants);
-  const [x, z] = [vector(WIDTH), vector(WIDTH)];
-  const two: HostTensor = { dtype: 'f32', shape: [1, 1], data: Float32Array.of(2) };
-  const [a, b] = [await first.run({ x }), await second.run({ x: z, factor: two })];
-  expectNear(a.outputs.y, expected(x));
-  expectNear(
-    b.outputs.y,
-    expected(z).map((value) => 2 * value),
-  );
-  expect([...b.outputs.extra!.data]).toEqual([4]);
-  await expect(second.run({ x })).rejects.toThrow(/scaled: no value for the input factor/);
-  await first.dispose();
-  await first.dispose();
-  expectNear(
-    (await second.run({ x, factor: two }, { keep: ['extra'] })).outputs.y,
-    expected(x).map((v) => 2 * v),
-  );
-  await second.dispose();
-  await expect(second.run({ x, factor: two })).rejects.toThrow();
-});
-
-it('refuses pairs whose outputs differ, and constants that are not what the program takes', async () => {
+it('refuses constants that are not what the program takes', async () => {
   const [, device] = devices[0]!;
   const constants = constantsFile('bad.bin');
   const y = product('M');
-  await expect(device.loadPair([program('a', { y }), program('b', { z: y })], constants)).rejects.toThrow(
-    /a and b have different outputs/,
-  );
   const wrong = { ...constants, shift: { ...constants.shift!, shape: [2, 3] } };
   await expect(device.load(program('a', { y }), wrong)).rejects.toThrow(
     /constant shift is f32 \[2,3\], not f32/,

@@ -17,8 +17,6 @@ export interface OnnxNode {
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   readonly attributes: Readonly<Record<string, AttributeValue>>;
-  /** Of an `If`: what is computed where its condition holds, and where it does not. */
-  readonly branches?: readonly [OnnxGraph, OnnxGraph];
 }
 
 /** Bytes of a file in the folder that the session is told. */

@@ -19,7 +19,7 @@ import { MessageWriter } from './protobuf.ts';
 const IR_VERSION = 10;
 const OPSET = 21;
 
-const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, graph: 5, ints: 7 } as const;
+const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, ints: 7 } as const;
 /** `TensorProto.DataLocation.EXTERNAL`. */
 const EXTERNAL = 1;
 
@@ -53,14 +53,6 @@ function writeNode(n: MessageWriter, node: OnnxNode): void {
   n.string(4, node.operator);
   for (const [name, value] of Object.entries(node.attributes)) {
     n.message(5, (a) => writeAttribute(a.string(1, name), value));
-  }
-  for (const [i, branch] of (node.branches ?? []).entries()) {
-    const name = i === 0 ? 'then_branch' : 'else_branch';
-    n.message(5, (a) => {
-      a.string(1, name)
-        .message(6, (g) => writeGraph(g, branch))
-        .int(20, ATTRIBUTE_TYPE.graph);
-    });
   }
   if (node.domain !== '') n.string(7, node.domain);
 }

@@ -9,7 +9,7 @@ import { UserError } from '../common/errors.ts';
 import { bf16ToF32, f16ToF32 } from '../common/numberFormats.ts';
 import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
 import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
-import { type Constants, type Entry, type ModelWithConstants, modelOf } from '../onnx/constants.ts';
+import { type Constants, modelWithConstants } from '../onnx/constants.ts';
 import { AdamWHelper } from './adamWHelper.ts';
 import { FreedBytes } from './garbage.ts';
 import { accumulate, copyBlock, norm } from './kernels.ts';
@@ -60,6 +60,14 @@ export interface LocalDeviceOptions {
   readonly profile?: string;
 }
 
+/** How a session is made. */
+export interface SessionOptions {
+  /** Where the files lie that the model refers to. */
+  readonly folder?: string | undefined;
+  /** Whether what the largest run took is kept for the next (default): too much where a model is many sessions. */
+  readonly keepsArena?: boolean | undefined;
+}
+
 export class LocalDevice implements Device {
   readonly name: DeviceName;
   readonly threads: number;
@@ -67,8 +75,7 @@ export class LocalDevice implements Device {
   readonly #tensors = new Map<number, HostTensor>();
   readonly #freed = new FreedBytes();
   readonly #adamW = new AdamWHelper();
-  /** With how many executables use each. */
-  readonly #sessions = new Map<ort.InferenceSession, number>();
+  readonly #sessions = new Set<ort.InferenceSession>();
   #next = 0;
 
   constructor(options: LocalDeviceOptions) {
@@ -77,44 +84,19 @@ export class LocalDevice implements Device {
     this.#profile = options.profile;
   }
 
-  async load(program: Program, constants: Constants = {}): Promise<Executable> {
-    const [executable] = await this.#loadAll([program], constants);
-    return executable as Executable;
-  }
-
-  async loadPair(
-    programs: readonly [Program, Program],
-    constants: Constants,
-  ): Promise<readonly [Executable, Executable]> {
-    const [first, second] = await this.#loadAll(programs, constants);
-    return [first as Executable, second as Executable];
-  }
-
-  async #loadAll(
-    programs: readonly [Program] | readonly [Program, Program],
-    constants: Constants,
-  ): Promise<readonly Executable[]> {
-    const { entries, ...compiled } = modelOf(programs, this.name, constants);
-    const session = await this.createSession(compiled.model, compiled);
-    this.#sessions.set(session, programs.length);
-    return programs.map((program, i) => {
-      let disposed = false;
-      return {
-        program,
-        run: (feeds, options) => this.runSession(session, entries[i] as Entry, feeds, options),
-        dispose: async () => {
-          if (disposed) return;
-          disposed = true;
-          await this.#leave(session);
-        },
-      };
+  async load(program: Program, constants?: Constants): Promise<Executable> {
+    const compiled = modelWithConstants(program, this.name, constants);
+    const session = await this.createSession(compiled.model, {
+      folder: compiled.folder,
+      keepsArena: constants === undefined,
     });
-  }
-
-  async #leave(session: ort.InferenceSession): Promise<void> {
-    const users = this.#sessions.get(session) ?? 0;
-    if (users > 1) this.#sessions.set(session, users - 1);
-    else await this.#release(session);
+    this.#sessions.add(session);
+    const bound = { name: program.name, inputs: compiled.inputs };
+    return {
+      program,
+      run: (feeds, options) => this.runSession(session, bound, feeds, options),
+      dispose: () => this.#release(session),
+    };
   }
 
   async #release(session: ort.InferenceSession): Promise<void> {
@@ -126,7 +108,7 @@ export class LocalDevice implements Device {
   /** Compiles the bytes of an ONNX model. */
   createSession(
     model: Uint8Array,
-    { folder, isStage = false }: Partial<ModelWithConstants> = {},
+    { folder, keepsArena = true }: SessionOptions = {},
   ): Promise<ort.InferenceSession> {
     const outside = { model_external_initializers_file_folder_path: folder };
     return ort.InferenceSession.create(model, {
@@ -136,8 +118,7 @@ export class LocalDevice implements Device {
       graphOptimizationLevel: 'all',
       // The pattern allocator keeps its one block beside the arena of the first run: twice the memory.
       enableMemPattern: false,
-      // Each session's arena keeps what its largest run took: too much where a model is many sessions.
-      enableCpuMemArena: !isStage,
+      enableCpuMemArena: keepsArena,
       logSeverityLevel: 3,
       ...(folder === undefined ? {} : { extra: { session: outside } }),
       ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
@@ -146,14 +127,12 @@ export class LocalDevice implements Device {
 
   async runSession(
     session: ort.InferenceSession,
-    program: Pick<Program, 'name' | 'inputs'> & Partial<Entry>,
+    program: Pick<Program, 'name' | 'inputs'>,
     feeds: Readonly<Record<string, Feed>>,
     options: RunOptions = {},
   ): Promise<RunResult> {
     const letters = new Map<string, number>();
-    const { prefix = '', fixed = {} } = program;
     const values: Record<string, ort.Tensor> = {};
-    for (const [name, feed] of Object.entries(fixed)) values[name] = toOrt(feed);
     for (const spec of program.inputs) {
       const feed = feeds[spec.name];
       if (feed === undefined) throw new Error(`${program.name}: no value for the input ${spec.name}`);
@@ -161,10 +140,10 @@ export class LocalDevice implements Device {
         throw new Error(`${program.name}: ${spec.name} is ${feed.dtype}, expected ${spec.dtype}`);
       }
       bindLetters(spec, feed.shape, letters, program.name);
-      values[prefix + spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
+      values[spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
     }
     for (const spec of program.inputs) {
-      checkSizes(spec, values[prefix + spec.name]?.dims ?? [], letters, program.name);
+      checkSizes(spec, values[spec.name]?.dims ?? [], letters, program.name);
     }
     const unknown = [...Object.keys(options.write ?? {}), ...(options.keep ?? [])].find(
       (name) => !session.outputNames.includes(name),
@@ -254,7 +233,7 @@ export class LocalDevice implements Device {
   }
 
   async close(): Promise<void> {
-    for (const session of [...this.#sessions.keys()]) await this.#release(session);
+    for (const session of [...this.#sessions]) await this.#release(session);
     this.#tensors.clear();
     await this.#adamW.close();
   }

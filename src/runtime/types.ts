@@ -101,13 +101,11 @@ export interface MemoryUse {
 export interface Device {
   readonly name: DeviceName;
   readonly threads: number;
-  /** Compiles a program. constants: inputs that are always the same, used in place in their files. */
+  /**
+   * Compiles a program. constants: inputs that are always the same, used in place in their files; one program has its
+   * own copy of those that its kernels want in another order.
+   */
   load(program: Program, constants?: Constants): Promise<Executable>;
-  /** Compiles two programs with the same outputs; both use one copy of the constants. Disposed of one by one. */
-  loadPair(
-    programs: readonly [Program, Program],
-    constants: Constants,
-  ): Promise<readonly [Executable, Executable]>;
   /** A resident copy of `tensor`. */
   upload(tensor: HostTensor): Promise<ResidentTensor>;
   /** A resident f32 tensor read from a file. */

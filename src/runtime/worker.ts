@@ -3,8 +3,8 @@
  * Knows nothing of FUSION, of queues or of who calls; resident tensors and sessions live here, named by number.
  */
 import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads';
-import type { Entry, ModelWithConstants } from '../onnx/constants.ts';
-import { LocalDevice, type LocalDeviceOptions } from './localDevice.ts';
+import type { Program } from '../graph/program.ts';
+import { LocalDevice, type LocalDeviceOptions, type SessionOptions } from './localDevice.ts';
 import type {
   AdamWOptions,
   AdamWTensors,
@@ -17,21 +17,30 @@ import type {
   WriteTarget,
 } from './types.ts';
 
+/** The inputs of a compiled program, which a run's feeds are checked against. */
+export type ProgramInputs = Pick<Program, 'name' | 'inputs'>;
+
 type Zeros = Pick<HostTensor, 'dtype' | 'shape'>;
 
 /** What can be asked of the worker: for each call its argument and its answer. */
 export interface Calls {
-  /** The answer numbers the programs of a model, in their order. */
-  readonly load: [argument: ModelWithConstants, answer: readonly number[]];
+  readonly load: [
+    argument: {
+      readonly model: Uint8Array;
+      readonly program: ProgramInputs;
+      readonly options: SessionOptions;
+    },
+    answer: number,
+  ];
   readonly run: [
     argument: {
-      readonly program: number;
+      readonly session: number;
       readonly feeds: Readonly<Record<string, Feed>>;
       readonly options: RunOptions;
     },
     answer: RunResult,
   ];
-  readonly dispose: [program: number, answer: undefined];
+  readonly dispose: [session: number, answer: undefined];
   readonly upload: [HostTensor, ResidentTensor];
   readonly readFile: [FileRange, ResidentTensor];
   readonly zeros: [Zeros, ResidentTensor];
@@ -69,30 +78,26 @@ type Handlers = { readonly [K in CallName]: (argument: Calls[K][0]) => Promise<C
 
 function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Handlers {
   type Session = Awaited<ReturnType<LocalDevice['createSession']>>;
-  const programs = new Map<number, { readonly session: Session; readonly entry: Entry }>();
+  const sessions = new Map<number, { readonly session: Session; readonly program: ProgramInputs }>();
   let last = 0;
   const dispose = async (id: number) => {
-    const held = programs.get(id);
-    programs.delete(id);
-    const shared = [...programs.values()].some(({ session }) => session === held?.session);
-    if (held === undefined || shared) return undefined;
-    if (profiled) held.session.endProfiling();
-    await held.session.release();
+    const held = sessions.get(id);
+    sessions.delete(id);
+    if (profiled) held?.session.endProfiling();
+    await held?.session.release();
     return undefined;
   };
   return {
-    load: async ({ entries, ...compiled }) => {
-      const session = await device.createSession(compiled.model, compiled);
-      return entries.map((entry) => {
-        last += 1;
-        programs.set(last, { session, entry });
-        return last;
-      });
+    load: async ({ model, program, options }) => {
+      const session = await device.createSession(model, options);
+      last += 1;
+      sessions.set(last, { session, program });
+      return last;
     },
-    run: ({ program: id, feeds, options }) => {
-      const held = programs.get(id);
+    run: ({ session: id, feeds, options }) => {
+      const held = sessions.get(id);
       if (held === undefined) throw new Error(`internal: session ${id} was disposed of`);
-      return device.runSession(held.session, held.entry, feeds, options);
+      return device.runSession(held.session, held.program, feeds, options);
     },
     dispose,
     upload: (tensor) => device.upload(tensor),
@@ -105,7 +110,7 @@ function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Ha
     accumulate: async ({ into, from }) => void (await device.accumulate(into, from)),
     adamW: async ({ tensors, options }) => void (await device.adamW(tensors, options)),
     close: async () => {
-      for (const id of programs.keys()) await dispose(id);
+      for (const id of sessions.keys()) await dispose(id);
       await device.close();
       port.close();
       return undefined;

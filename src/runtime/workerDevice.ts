@@ -8,7 +8,7 @@ import { InternalError, messageOf, UserError } from '../common/errors.ts';
 import { threadModule } from '../common/threadModule.ts';
 import type { DType } from '../graph/dtype.ts';
 import type { Program } from '../graph/program.ts';
-import { type Constants, type Entry, modelOf } from '../onnx/constants.ts';
+import { type Constants, modelWithConstants } from '../onnx/constants.ts';
 import type { LocalDeviceOptions } from './localDevice.ts';
 import {
   type AdamWOptions,
@@ -80,46 +80,27 @@ export class WorkerDevice implements Device {
     this.#worker.unref();
   }
 
-  async load(program: Program, constants: Constants = {}): Promise<WorkerExecutable> {
-    const [executable] = await this.#loadAll([program], constants);
-    return executable as WorkerExecutable;
-  }
-
-  async loadPair(
-    programs: readonly [Program, Program],
-    constants: Constants,
-  ): Promise<readonly [WorkerExecutable, WorkerExecutable]> {
-    const [first, second] = await this.#loadAll(programs, constants);
-    return [first as WorkerExecutable, second as WorkerExecutable];
-  }
-
-  async #loadAll(
-    programs: readonly [Program] | readonly [Program, Program],
-    constants: Constants,
-  ): Promise<readonly WorkerExecutable[]> {
-    const compiled = modelOf(programs, this.name, constants);
-    const { model, entries } = compiled;
+  async load(program: Program, constants?: Constants): Promise<WorkerExecutable> {
+    const { model, folder, inputs } = modelWithConstants(program, this.name, constants);
+    const { name } = program;
     const owned = model.byteLength === model.buffer.byteLength ? [model.buffer as ArrayBuffer] : [];
-    const numbers = await this.#call('load', compiled, owned);
-    return programs.map((program, i) => this.#executable(program, entries[i] as Entry, numbers[i] as number));
-  }
-
-  #executable(program: Program, { inputs }: Entry, number: number): WorkerExecutable {
+    const options = { folder, keepsArena: constants === undefined };
+    const session = await this.#call('load', { model, program: { name, inputs }, options }, owned);
     let disposed: Promise<undefined> | undefined;
     return {
       program,
-      run: async (feeds, options = {}) => this.#run(number, pick(feeds, inputs), options),
+      run: async (feeds, options = {}) => this.#run(session, pick(feeds, inputs), options),
       dispose: async () => {
         // A closed device has released its sessions.
         if (this.#ended !== undefined) return;
-        disposed ??= this.#call('dispose', number);
+        disposed ??= this.#call('dispose', session);
         await disposed;
       },
     };
   }
 
   async #run(
-    program: number,
+    session: number,
     feeds: Readonly<Record<string, Feed>>,
     { signal, transfer = [], ...options }: WorkerRunOptions,
   ): Promise<RunResult> {
@@ -131,7 +112,7 @@ export class WorkerDevice implements Device {
       moved.push(own.data.buffer as ArrayBuffer);
       return [name, own];
     });
-    const argument = { program, feeds: Object.fromEntries(entries), options };
+    const argument = { session, feeds: Object.fromEntries(entries), options };
     return this.#call('run', argument, [...new Set(moved)], signal);
   }
 

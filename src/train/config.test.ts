@@ -212,11 +212,7 @@ stages:
       LEAST.replace('sets/all.yaml', '[]'),
       "a.yaml:3: data: expected the path of a data set's YAML, or synth: and a recipe, got []",
     ],
-    [
-      'a key twice',
-      `${LEAST}seed: 1\nseed: 2`,
-      'a.yaml:8: expected YAML, got: Map keys must be unique',
-    ],
+    ['a key twice', `${LEAST}seed: 1\nseed: 2`, 'a.yaml:8: expected YAML, got: Map keys must be unique'],
     ['an unknown tag', `${LEAST}seed: !big 1`, 'a.yaml:7: expected YAML, got: Unresolved tag: !big'],
     ['no keys', '- 1', 'a.yaml:1: expected the keys of a stage, got [1]'],
     ['nothing', '', 'a.yaml:1: expected the keys of a stage, got null'],

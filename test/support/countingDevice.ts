@@ -30,14 +30,6 @@ export class CountingDevice extends LocalDevice {
     return this.#counted(await super.load(program, constants));
   }
 
-  override async loadPair(
-    programs: readonly [Program, Program],
-    constants: Constants,
-  ): Promise<readonly [Executable, Executable]> {
-    const [first, second] = await super.loadPair(programs, constants);
-    return [this.#counted(first), this.#counted(second)];
-  }
-
   #counted(executable: Executable): Executable {
     const { name } = executable.program;
     return {

@@ -341,24 +341,29 @@ describe('explain', () => {
     expect(await errorOf(response)).toMatchObject({ status: 501, code: 'not_implemented' });
   });
 
-  test('gets the conversation and its own parameters', async () => {
+  test('gets the conversation and the options of its answer', async () => {
     const given: unknown[] = [];
     const model = fakeModel({
-      explain: async (conversation, parameters) => {
-        given.push(conversation.messages, parameters);
-        if (parameters.layer === -1) throw new UserError('layer: expected an integer from 0, got -1');
+      explain: async (conversation, { seed, maxTokens }) => {
+        given.push(conversation.messages, { seed, maxTokens });
+        if (maxTokens === 1) throw new UserError('image: expected a picture to explain, got none');
         return { map: [1, 2] };
       },
     });
     const server = await serverWith({ models: [model] });
     const explain = (body: object) =>
       post(`${server.url}/v1/fusion/explain`, { messages: question, ...body });
-    expect(await (await explain({ layer: 2, model: 'fake' })).json()).toEqual({ map: [1, 2] });
-    expect(given).toEqual([[{ role: 'user', text: 'Hello?' }], { layer: 2 }]);
-    expect(await errorOf(await explain({ layer: -1 }))).toMatchObject({
-      status: 400,
-      message: expect.stringMatching(/layer/),
-    });
+    const response = await explain({ seed: 7, max_tokens: 5, model: 'fake' });
+    expect(await response.json()).toEqual({ map: [1, 2] });
+    expect(given).toEqual([[{ role: 'user', text: 'Hello?' }], { seed: 7, maxTokens: 5 }]);
+    const wrong: [object, RegExp][] = [
+      [{ max_tokens: 1 }, /image: expected a picture/],
+      [{ max_tokens: 'many' }, /max_tokens/],
+    ];
+    for (const [body, message] of wrong) {
+      const refused = { status: 400, message: expect.stringMatching(message) };
+      expect(await errorOf(await explain(body))).toMatchObject(refused);
+    }
     expect((await askServer(server)).status).toBe(200);
     expect(model.loads).toBe(1);
   });

@@ -13,16 +13,11 @@ export interface Answerer {
 }
 
 /**
- * Shows what a model looked at while it answered. parameters: the request's fields besides the conversation, not
- * checked. The result is sent as JSON.
+ * Answers, and shows what the model looked at while it did. The result is sent as JSON.
  *
- * @throws UserError for parameters that are wrong.
+ * @throws UserError for a conversation that cannot be explained.
  */
-export type Explain = (
-  conversation: Conversation,
-  parameters: Readonly<Record<string, unknown>>,
-  signal: AbortSignal,
-) => Promise<unknown>;
+export type Explain = (conversation: Conversation, options: AnswerOptions) => Promise<unknown>;
 
 export interface LoadedModel extends Answerer {
   readonly explain?: Explain | undefined;

@@ -8,7 +8,7 @@ import { cors } from 'hono/cors';
 import type { TokenLogprob } from '../generate/logprobs.ts';
 import { ApiError, publicError } from './apiError.ts';
 import { type BodyReader, parseJson } from './body.ts';
-import { readChatRequest, readConversation } from './chatRequest.ts';
+import { readChatRequest } from './chatRequest.ts';
 import { completion, finishChunk, newCompletion, openingChunk, textChunk, usageChunk } from './completion.ts';
 import { eventStream } from './eventStream.ts';
 import { type Page, pageResponse } from './page.ts';
@@ -87,13 +87,12 @@ async function chat(c: RequestContext, service: Service, settings: AppSettings):
 }
 
 async function explain(c: RequestContext, service: Service, settings: AppSettings): Promise<Response> {
-  const json = await readJson(c, settings);
-  const asked = readConversation(json);
-  if (!service.modelNamed(asked.model).explains) {
-    throw new ApiError(501, 'this server cannot explain answers yet', { code: 'not_implemented' });
+  const { conversation, options } = readChatRequest(await readJson(c, settings));
+  if (!service.modelNamed(conversation.model).explains) {
+    throw new ApiError(501, 'this model cannot explain its answers', { code: 'not_implemented' });
   }
-  const job = await service.begin(asked, {}, c.req.raw.signal);
-  return Response.json(await job.explain(parametersOf(json)));
+  const job = await service.begin(conversation, options, c.req.raw.signal);
+  return Response.json(await job.explain());
 }
 
 async function vote(c: RequestContext, settings: AppSettings): Promise<Response> {
@@ -174,12 +173,6 @@ async function readJson(c: RequestContext, { bodies }: AppSettings): Promise<unk
     throw new ApiError(415, 'expected a body with Content-Type: application/json');
   }
   return parseJson(await bodies.read(c.env.incoming));
-}
-
-/** Fields that are not the conversation's. */
-function parametersOf(json: unknown): Readonly<Record<string, unknown>> {
-  const { model: _, messages: __, ...parameters } = json as Record<string, unknown>;
-  return parameters;
 }
 
 async function whole(job: Job, wantsLogprobs: boolean) {

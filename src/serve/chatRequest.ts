@@ -50,12 +50,6 @@ const message = z.object({
 });
 type ChatMessage = z.infer<typeof message>;
 
-/** Fields of every request about a conversation. */
-const conversationFields = {
-  model: z.string().nullish(),
-  messages: z.array(message).min(1, 'expected at least one message').max(2000),
-};
-
 const MAX_STOP_LENGTH = 256;
 const stopText = z.string().min(1, 'expected a text that is not empty').max(MAX_STOP_LENGTH);
 const count = z.int('expected an integer').min(1, 'expected an integer from 1');
@@ -76,14 +70,13 @@ const optionFields = {
 };
 
 const chatBody = z.object({
-  ...conversationFields,
+  model: z.string().nullish(),
+  messages: z.array(message).min(1, 'expected at least one message').max(2000),
   ...optionFields,
   stream: z.boolean('expected true or false').nullish(),
   stream_options: z.object({ include_usage: z.boolean().nullish() }).nullish(),
 });
 type ChatBody = z.infer<typeof chatBody>;
-
-const conversationBody = z.object(conversationFields);
 
 /** Reads a chat request. @throws ApiError 400 naming the field, what was expected and what to do. */
 export function readChatRequest(json: unknown): ChatRequest {
@@ -95,11 +88,6 @@ export function readChatRequest(json: unknown): ChatRequest {
     stream: body.stream ?? false,
     includeUsage: body.stream_options?.include_usage ?? false,
   };
-}
-
-/** Reads the conversation of any request that has one. @throws ApiError as `readChatRequest`. */
-export function readConversation(json: unknown): AskedConversation {
-  return conversationOf(readFields(conversationBody, json));
 }
 
 /** Reads fields; those the schema does not name are ignored. @throws ApiError 400 naming the first wrong one. */
@@ -129,7 +117,7 @@ function optionsOf(body: ChatBody): AnswerOptions {
   };
 }
 
-function conversationOf({ model, messages }: z.infer<typeof conversationBody>): AskedConversation {
+function conversationOf({ model, messages }: ChatBody): AskedConversation {
   const first = messages.findIndex(({ role }) => !isSystem(role));
   const system = messages.slice(0, first < 0 ? messages.length : first);
   const dialogue = messages

@@ -1,37 +1,31 @@
 /** A FUSION checkpoint as the server uses it: known by its files, loaded with an engine. */
-import type { Conversation } from '../generate/answer.ts';
-import { planAnswer } from '../generate/answer.ts';
+import { type AnswerOptions, type Conversation, planAnswer } from '../generate/answer.ts';
 import { Engine } from '../generate/engine.ts';
+import { explain } from '../generate/explain.ts';
+import { explanationJson } from '../generate/explainJson.ts';
 import { contextLength, weightBytes } from '../generate/limits.ts';
 import { type FusionModel, type LoadOptions, loadModel, type ModelFiles } from '../generate/model.ts';
 import { describeVariant } from '../model/config.ts';
 import type { ServableModel } from './answerer.ts';
 import { checkTexts } from './textLimits.ts';
 
-/** `Explain` of a loaded FUSION model. */
-export type FusionExplain = (
-  model: FusionModel,
-  conversation: Conversation,
-  parameters: Readonly<Record<string, unknown>>,
-  signal: AbortSignal,
-) => Promise<unknown>;
-
 export interface FusionModelOptions extends Pick<LoadOptions, 'device' | 'threads'> {
   /** Answers decoded together. */
   readonly maxSequences: number;
-  readonly explain?: FusionExplain | undefined;
 }
 
 /** The checkpoint whose files these are, under `name`. */
 export function fusionModel(name: string, files: ModelFiles, options: FusionModelOptions): ServableModel {
   const { config } = files;
-  const { explain, maxSequences, device, threads } = options;
+  const { maxSequences, device, threads } = options;
   const context = contextLength(config);
+  // The attention of converted models cannot be read.
+  const explains = files.quantization === undefined;
   return {
     name,
     bytes: weightBytes(config),
     imageSize: config.vision.imageSize,
-    explains: explain !== undefined,
+    explains,
     facts: {
       variant: describeVariant(config),
       context,
@@ -48,8 +42,7 @@ export function fusionModel(name: string, files: ModelFiles, options: FusionMode
       const engine = new Engine(model, { maxSequences });
       return {
         stream: (conversation, answerOptions) => engine.stream(conversation, answerOptions),
-        explain:
-          explain && ((conversation, parameters, signal) => explain(model, conversation, parameters, signal)),
+        explain: explains ? (conversation, asked) => explained(model, conversation, asked) : undefined,
         dispose: async () => {
           await engine.close();
           await model.dispose();
@@ -57,4 +50,12 @@ export function fusionModel(name: string, files: ModelFiles, options: FusionMode
       };
     },
   };
+}
+
+async function explained(
+  model: FusionModel,
+  conversation: Conversation,
+  options: AnswerOptions,
+): Promise<unknown> {
+  return explanationJson((await explain(model, conversation, options)).explanation);
 }

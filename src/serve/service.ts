@@ -198,12 +198,13 @@ export class Job {
     }
   }
 
-  /** Waits for its turn and explains. @throws as `answer`, and ApiError 400 where the parameters are wrong. */
-  explain(parameters: Readonly<Record<string, unknown>>): Promise<unknown> {
+  /** Waits for its turn and explains. @throws as `answer`, and ApiError 400 for what cannot be explained. */
+  explain(): Promise<unknown> {
     return this.#finish(async ({ explain }) => {
       if (explain === undefined) throw new Error(`internal: ${this.model.name} cannot explain`);
+      const { conversation, options, scope } = this.#parts;
       try {
-        return await explain(this.#parts.conversation, parameters, this.#parts.scope.signal);
+        return await explain(conversation, { ...options, signal: scope.signal });
       } catch (error) {
         throw error instanceof UserError ? requestError(error) : error;
       }

@@ -1,7 +1,5 @@
 /** The page's own parts as tests use them: its fields and answers, ways through it, heat maps. */
 import type { Page } from 'playwright-core';
-import { explain } from '../../src/generate/explain.ts';
-import { explanationJson } from '../../src/generate/explainJson.ts';
 import { readModelFiles } from '../../src/generate/model.ts';
 import { fusionModel } from '../../src/serve/fusionModel.ts';
 
@@ -60,15 +58,7 @@ export function explanationOf(peak: number) {
 /** A checkpoint’s model, as `fusion serve` has it. */
 export async function explainingModel(dir: string) {
   const files = await readModelFiles(dir);
-  return fusionModel('golden', files, {
-    maxSequences: 2,
-    threads: 1,
-    device: 'cpu',
-    explain: async (model, conversation, parameters, signal) => {
-      const options = { maxTokens: Number(parameters.max_tokens), signal };
-      return explanationJson((await explain(model, conversation, options)).explanation);
-    },
-  });
+  return fusionModel('golden', files, { maxSequences: 2, threads: 1, device: 'cpu' });
 }
 
 /** What a model must be able to say without anything coming of it. */

@@ -3,11 +3,10 @@
  * nothing of models.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { UserError } from '../common/errors.ts';
 import type { TerminalProgress } from '../common/progress.ts';
 import type { AnswerOptions } from '../generate/answer.ts';
 import type { LoadFormat, LoadOptions } from '../generate/model.ts';
-import { findModel } from './modelName.ts';
+import { embeddedModel, findModel } from './modelName.ts';
 import { note } from './screen.ts';
 
 /** What `--weights` accepts; named here so that help needs no model's code. */
@@ -85,15 +84,9 @@ export function addAnswerOptions(command: Command): Command {
     .option('--exif-rotation', 'turn images as their EXIF data say');
 }
 
-/**
- * The checkpoint's folder. It is asked for here and not by commander, which would report it before a mistyped
- * option.
- */
+/** The checkpoint's folder: the one given, or the model that comes with the package. */
 export async function modelFolder({ model, quiet }: ModelFlags): Promise<string> {
-  if (model !== undefined) return findModel(model, quiet);
-  throw new UserError(
-    'model: expected --model DIR, a checkpoint folder (or FUSION_MODEL in the environment)',
-  );
+  return model === undefined ? embeddedModel() : findModel(model, quiet);
 }
 
 /** The library's options for loading. */

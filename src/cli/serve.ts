@@ -2,15 +2,14 @@
  * `fusion serve`: answers over HTTP in OpenAI's format, with a web page. Tells its address on stdout; the first
  * Ctrl-C finishes what runs, the second ends it.
  */
-import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { messageOf, UserError } from '../common/errors.ts';
+import { InternalError, messageOf, UserError } from '../common/errors.ts';
 import type { ServableModel } from '../serve/answerer.ts';
 import type { RunningServer, ServerSettings } from '../serve/server.ts';
-import { findModel } from './modelName.ts';
+import { embeddedModel, findModel } from './modelName.ts';
 import { collect, integer, positive } from './options.ts';
 import { note } from './screen.ts';
 
@@ -36,8 +35,6 @@ interface ServeFlags {
 
 /** The package, which holds the page. */
 const PACKAGE = fileURLToPath(new URL('../..', import.meta.url));
-/** The small model that comes with the project. */
-const EMBEDDED = fileURLToPath(new URL('../../models/tiny', import.meta.url));
 /** Share of the machine's memory that models may take unless told otherwise. */
 const MEMORY_SHARE = 0.8;
 const PING_EVERY = 5000;
@@ -156,17 +153,13 @@ async function readModels(
     models.set(name, served);
   }
   const [first, ...others] = models.values();
-  if (first !== undefined) return [first, ...others];
-  throw new UserError(
-    'model: expected --model DIR, a checkpoint folder (or FUSION_MODEL in the environment)',
-  );
+  if (first === undefined) throw new InternalError('serve: no model');
+  return [first, ...others];
 }
 
 /** Names and folders; a name is the folder's own unless `NAME=` stands before it. */
 function modelFolders(given: readonly string[] | undefined): readonly { name: string; dir: string }[] {
-  const embedded = existsSync(EMBEDDED) ? [EMBEDDED] : [];
-  const fromEnvironment = process.env.FUSION_MODEL ? [process.env.FUSION_MODEL] : embedded;
-  return (given ?? fromEnvironment).map((text) => {
+  return (given ?? [process.env.FUSION_MODEL ?? embeddedModel()]).map((text) => {
     const [, name, dir] = /^([\w.-]+)=(.+)$/.exec(text) ?? [];
     if (name === undefined || dir === undefined)
       return { name: path.basename(path.resolve(text)), dir: text };

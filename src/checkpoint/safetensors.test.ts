@@ -228,6 +228,25 @@ describe('writeSafetensors', () => {
     expect(await readTensor(opened, 'bytes')).toEqual(Uint8Array.of(1, 2, 3));
   });
 
+  it('keeps the given order where it leaves all aligned, and takes data in pieces', async () => {
+    const pieces = async function* () {
+      yield Uint8Array.of(1, 2, 3);
+      yield Uint8Array.of(4);
+    };
+    const entries = [
+      { name: 'codes', dtype: 'U8', shape: [4], data: pieces },
+      { name: 'scale', dtype: 'F32', shape: [1], data: Float32Array.of(0.5) },
+    ] as const;
+    await writeSafetensors(file, entries);
+    const opened = await openSafetensors(file);
+    expect([...opened.tensors.keys()]).toEqual(['codes', 'scale']);
+    expect([...(await readTensor(opened, 'codes'))]).toEqual([1, 2, 3, 4]);
+    await writeSafetensors(file, [{ ...entries[0], shape: [3], data: Uint8Array.of(1, 2, 3) }, entries[1]]);
+    expect([...(await openSafetensors(file)).tensors.keys()]).toEqual(['scale', 'codes']);
+    const short = { ...entries[0], shape: [5] };
+    expect(await failure(writeSafetensors(file, [short]))).toBeInstanceOf(InternalError);
+  });
+
   it('writes a view, not its whole buffer', async () => {
     const view = Uint8Array.of(9, 1, 2, 9).subarray(1, 3);
     await writeSafetensors(file, [{ name: 'a', dtype: 'U8', shape: [2], data: view }]);

@@ -5,16 +5,19 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { GOLDEN } from '../../test/support/checkpoints.ts';
 import { CountingDevice } from '../../test/support/countingDevice.ts';
 import { type RandomModel, randomModel } from '../../test/support/randomModel.ts';
+import { openCheckpoint } from '../checkpoint/folder.ts';
 import { convertFolder } from '../checkpoint/quantise/convert.ts';
 import { partFormats, type WeightFormat } from '../checkpoint/quantise/formats.ts';
 import { encodePrompt } from '../data/conversation.ts';
-import { f32, i32 } from '../model/feeds.ts';
+import { f32, i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
 import { layerGroups } from '../model/stages.ts';
-import { BatchDecoder, type PromptIds } from './batchDecoder.ts';
+import { BatchDecoder, type PromptIds, sequenceLayout } from './batchDecoder.ts';
 import { ask } from './chat.ts';
 import { forward } from './loss.ts';
 import { type FusionModel, loadModel } from './model.ts';
 import { openImage, pictureOf } from './picture.ts';
+import { StagedPrograms } from './stagedPrograms.ts';
+import { loadStaged } from './stagedWeights.ts';
 
 const IMAGE = join(GOLDEN, 'images/baseline.jpg');
 const QUESTIONS = ['What is this?', 'How many red circles are there in it?'];
@@ -22,7 +25,7 @@ const QUESTIONS = ['What is this?', 'How many red circles are there in it?'];
 let source: RandomModel;
 /** Interaction layers after 1 and 3 of 7 decoder layers: groups of 2, 2 and 3. */
 beforeAll(async () => {
-  source = await randomModel({ num_hidden_layers: 7, query_len: '4,16' });
+  source = await randomModel({ num_hidden_layers: 7, query_len: '4,9' });
 });
 afterAll(() => source.remove());
 
@@ -64,6 +67,38 @@ async function logitsOf(model: FusionModel, queryLength: number): Promise<readon
   return [...joined.map(({ logits }) => logits), ...steps];
 }
 
+/** Logits after some positions of a prompt without a picture: all of them, one after the other. */
+async function promptLogits(
+  { config, device, tokenizer, format, programs }: FusionModel,
+  positions: readonly number[],
+): Promise<Float32Array> {
+  const { hiddenSize, vocabSize } = config.decoder;
+  const text = 'Please tell at length what a red circle is. '.repeat(9);
+  const prompt = encodePrompt(tokenizer, format, [{ role: 'user', text }], { hasImage: false });
+  const layout = sequenceLayout(config, {
+    ids: [...prompt.inputIds],
+    endsOfQuestion: prompt.endsOfQuestion,
+    queryLength: 4,
+  });
+  const { patches } = config.vision;
+  const random = (rows: number) =>
+    f32(
+      Float32Array.from({ length: rows * hiddenSize }, (_, i) => Math.sin(i)),
+      [1, rows, hiddenSize],
+    );
+  const result = await (await programs.prefill(4)).run({
+    ...sequenceFeeds(layout),
+    ...rotaryFeeds(config.decoder, 0, layout.sequence, layout.sequence),
+    image_tokens: random(patches),
+    tile_features: random(4 * patches),
+    last_positions: i32(Int32Array.from(positions)),
+  });
+  await device.free(Object.values(result.kept));
+  const logits = result.outputs.logits?.data as Float32Array;
+  expect(logits).toHaveLength(positions.length * vocabSize);
+  return logits;
+}
+
 const deviation = (got: Float32Array, expected: Float32Array): number => {
   const size = Math.sqrt(expected.reduce((sum, x) => sum + x * x, 0));
   return Math.sqrt(got.reduce((sum, x, i) => sum + (x - expected[i]!) ** 2, 0)) / size;
@@ -88,23 +123,50 @@ it('groups end where interaction layers stand, and after three layers', async ()
 
 describe('in stages', () => {
   let expected: readonly Float32Array[];
-  let expected16: readonly Float32Array[];
+  let expected9: readonly Float32Array[];
   beforeAll(async () => {
     const model = await loadModel(source.dir, { device: new CountingDevice() });
     expected = await logitsOf(model, 4);
-    expected16 = await logitsOf(model, 16);
+    expected9 = await logitsOf(model, 9);
     await model.dispose();
   });
 
-  it('F32 gives the checkpoint’s logits bit for bit, for every number of latents', async () => {
+  /** Works with the stages of the F32 model, prompts read so many positions at a time. */
+  async function inPieces(chunk: number, work: (model: FusionModel) => Promise<void>): Promise<void> {
     const device = new CountingDevice();
     const model = await loadModel(await converted('f32'), { device });
-    expect(await logitsOf(model, 4)).toEqual(expected);
-    expect(await logitsOf(model, 16)).toEqual(expected16);
-    expect(Object.keys(model.weights)).not.toContain('model.embed_tokens.weight');
-    expect(device.live).toBe(Object.keys(model.weights).length + model.images.size);
+    const checkpoint = await openCheckpoint(model.dir);
+    const weights = await loadStaged(device, model.config, checkpoint, { formats: partFormats('f32') });
+    const programs = new StagedPrograms(device, model.config, weights, chunk);
+    const before = device.live;
+    await work({ ...model, programs });
+    expect(device.live).toBe(before + model.images.size);
+    await programs.dispose();
+    await device.free(Object.values(weights.resident));
     await model.dispose();
     expect(device.live).toBe(0);
+  }
+
+  it('F32 gives the checkpoint’s logits bit for bit, for every number of latents', async () => {
+    await inPieces(Number.POSITIVE_INFINITY, async (model) => {
+      expect(await logitsOf(model, 4)).toEqual(expected);
+      expect(await logitsOf(model, 9)).toEqual(expected9);
+      expect(Object.keys(model.weights)).not.toContain('model.embed_tokens.weight');
+    });
+  });
+
+  it.each([7, 50])('a prompt read %i positions at a time gives what it gives at once', async (chunk) => {
+    await inPieces(chunk, async (model) => {
+      const got = await logitsOf(model, 4);
+      for (const [i, row] of got.entries()) expect(deviation(row, expected[i]!)).toBeLessThan(1e-5);
+      const asked = [0, 6, 7, 30, 49, 50, 99];
+      const rows = await promptLogits(model, asked);
+      await inPieces(Number.POSITIVE_INFINITY, async (whole) => {
+        expect(deviation(rows, await promptLogits(whole, asked))).toBeLessThan(1e-5);
+        // Not in order: read at once.
+        expect(await promptLogits(model, [50, 3])).toEqual(await promptLogits(whole, [50, 3]));
+      });
+    });
   });
 
   it('padding in the questions stays padding', async () => {

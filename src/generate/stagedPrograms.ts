@@ -29,13 +29,17 @@ import type {
   RunResult,
 } from '../runtime/types.ts';
 import type { BoundProgram, ModelPrograms } from './compiled.ts';
+import { runInChunks } from './promptChunks.ts';
 import { StageCache } from './stageCache.ts';
 import type { StagedWeights } from './stagedWeights.ts';
 
 type Feeds = Readonly<Record<string, Feed>>;
+type Writes = NonNullable<RunOptions['write']>;
 
 /** Rounded weights that may stay compiled beside the decoder though not every step needs them. */
 const KEPT_BYTES = 256e6;
+/** Positions of a prompt that are read at a time. */
+const CHUNK = 128;
 const VISION = 'vision';
 const HEAD = 'head';
 
@@ -45,11 +49,14 @@ export class StagedPrograms implements ModelPrograms {
   readonly #weights: StagedWeights;
   readonly #groups: readonly LayerGroup[];
   readonly #stages = new StageCache();
+  readonly #chunk: number;
   readonly #keepsVision: boolean;
   readonly #keepsInteraction: boolean;
 
-  constructor(device: Device, config: FusionConfig, weights: StagedWeights) {
+  /** chunk: positions of a prompt that are read at a time. */
+  constructor(device: Device, config: FusionConfig, weights: StagedWeights, chunk = CHUNK) {
     this.#device = device;
+    this.#chunk = chunk;
     this.#model = { config, weights };
     this.#weights = weights;
     this.#groups = layerGroups(config);
@@ -155,15 +162,41 @@ export class StagedPrograms implements ModelPrograms {
       async () => {},
     );
     for (const group of this.#groups) {
-      const own = { write: writesOf(group, options), keep: ['next_states'] };
-      const name = `layers ${group.first}`;
-      const trace = () => layersStage(this.#model, group);
-      states = await step((all) => this.#stage(name, trace, all, own));
+      states = await step((all) => this.#layerGroup(group, all, writesOf(group, options)));
       const j = feeds.windows === undefined ? undefined : group.interaction;
       if (j !== undefined) states = await step((all) => this.#interaction(j, all));
     }
     await step((all) => this.#stage(HEAD, () => headStage(this.#model), all));
     return { outputs, kept: {} };
+  }
+
+  async #layerGroup(group: LayerGroup, feeds: Feeds, write: Writes): Promise<RunResult> {
+    const trace = () => layersStage(this.#model, group);
+    const run = (own: Feeds, options: RunOptions) =>
+      this.#stage(`layers ${group.first}`, trace, own, options);
+    if (!this.#isLong(feeds)) return run(feeds, { write, keep: ['next_states'] });
+    const { kvHeads, headSize, layers } = this.#model.config.decoder;
+    const states = await runInChunks(
+      this.#device,
+      {
+        feeds,
+        write,
+        run,
+        names: cacheNames(group),
+        cacheShape: (slots) => [1, kvHeads, slots, headSize],
+        atPositions: group.interaction === undefined && group.last === layers - 1,
+      },
+      this.#chunk,
+    );
+    return { outputs: {}, kept: { next_states: states } };
+  }
+
+  /** Whether a run is one prompt of more positions than are read at a time. */
+  #isLong({ states, sources, last_positions: wanted }: Feeds): boolean {
+    const samples = sources?.shape[0];
+    const { data } = wanted as HostTensor;
+    const ascends = data.every((position, i) => i === 0 || position > (data[i - 1] ?? 0));
+    return samples === 1 && ascends && (states?.shape[1] ?? 0) > this.#chunk;
   }
 
   async #interaction(j: number, feeds: Feeds): Promise<RunResult> {
@@ -221,7 +254,7 @@ function promptFeeds(
   positions: number,
 ): Feeds {
   const empty = f32(new Float32Array(0), [samples, kvHeads, 0, headSize]);
-  const names = Array.from({ length: layers }, (_, i) => [keysOf(i), valuesOf(i)]).flat();
+  const names = cacheNames({ first: 0, last: layers - 1, interaction: undefined });
   const repeated = ['rotary_cos', 'rotary_sin'].map((name) => {
     const { data, shape } = feeds[name] as HostTensor;
     const all = new Float32Array(samples * data.length);
@@ -235,10 +268,15 @@ function promptFeeds(
   };
 }
 
-/** What of a run's writes are a group's keys and values. */
-function writesOf({ first, last }: LayerGroup, { write = {} }: RunOptions): NonNullable<RunOptions['write']> {
+/** Names of a group's keys and values. */
+function cacheNames({ first, last }: LayerGroup): readonly string[] {
   const layers = Array.from({ length: last - first + 1 }, (_, i) => first + i);
-  const names = layers.flatMap((i) => [keysOf(i), valuesOf(i)]);
+  return layers.flatMap((i) => [keysOf(i), valuesOf(i)]);
+}
+
+/** What of a run's writes are a group's keys and values. */
+function writesOf(group: LayerGroup, { write = {} }: RunOptions): Writes {
+  const names = cacheNames(group);
   return Object.fromEntries(Object.entries(write).filter(([name]) => names.includes(name)));
 }
 

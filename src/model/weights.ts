@@ -151,6 +151,11 @@ export function validateTensors(config: FusionConfig, checkpoint: TensorTable): 
   const { tensors } = checkpoint;
   const missing = [...required].filter(([name]) => !tensors.has(name));
   const extra = [...tensors.keys()].filter((name) => !known.has(name));
+  if (extra.some((name) => ROUNDED.test(name))) {
+    throw new UserError(
+      `${checkpoint.dir}: expected a checkpoint as it was trained, got a converted one; take the original`,
+    );
+  }
   const reshaped: string[] = [];
   const retyped: string[] = [];
   for (const [name, { dtype, shape }] of tensors) {
@@ -174,6 +179,9 @@ export function validateTensors(config: FusionConfig, checkpoint: TensorTable): 
     `${checkpoint.dir}: expected the ${required.size} tensors config.json describes, got ${tensors.size}: ${faults.join('; ')}`,
   );
 }
+
+/** What "fusion convert" calls a weight of few bits. */
+const ROUNDED = /\.weight\.q[48]$/;
 
 const WEIGHT_DTYPES: ReadonlySet<string> = new Set(['F32', 'F16', 'BF16']);
 

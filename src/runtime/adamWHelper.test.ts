@@ -28,7 +28,7 @@ afterEach(async () => {
 
 describe('AdamWHelper', () => {
   it('gives what one thread gives, bit for bit, step after step', async () => {
-    const helper = new AdamWHelper();
+    const helper = new AdamWHelper(250_000);
     helpers.push(helper);
     const expected = model();
     let tensors: readonly AdamWArrays[] = model();
@@ -47,7 +47,7 @@ describe('AdamWHelper', () => {
   });
 
   it('updates few elements, and parts of larger memory, where they are', async () => {
-    const helper = new AdamWHelper();
+    const helper = new AdamWHelper(250_000);
     helpers.push(helper);
     const [small] = model();
     expect((await helper.update([small!], OPTIONS))[0]).toBe(small);
@@ -69,7 +69,7 @@ describe('AdamWHelper', () => {
 
   it('deals the elements evenly', () => {
     const tensors = model();
-    const away = [...shareOf(tensors)].map(({ weight }) => weight.length);
+    const away = [...shareOf(tensors, 250_000)].map(({ weight }) => weight.length);
     const sum = away.reduce((a, b) => a + b, 0);
     expect(sum).toBeGreaterThan(120_000);
     expect(sum).toBeLessThan(160_000);

@@ -8,18 +8,24 @@ import type { AdamWArrays, AdamWRequest } from './adamWThread.ts';
 import { adamW, buffersOf } from './kernels.ts';
 import type { AdamWOptions } from './types.ts';
 
-/** Fewer elements than this are updated before a message has come and gone. */
-const WORTH_SHARING = 250_000;
+/** With fewer elements the other thread would only take time from ONNX Runtime's, which wait actively for a while. */
+const WORTH_SHARING = 20_000_000;
 
 export class AdamWHelper {
+  readonly #least: number;
   #thread: Worker | undefined;
+
+  /** least: elements from which the work is shared. */
+  constructor(least = WORTH_SHARING) {
+    this.#least = least;
+  }
 
   /**
    * Updates all tensors and gives them in their order: those that were elsewhere come back as new arrays over the
    * same memory. An array that shares its memory with others, or is a part of it, stays here.
    */
   async update(tensors: readonly AdamWArrays[], options: AdamWOptions): Promise<readonly AdamWArrays[]> {
-    const away = shareOf(tensors);
+    const away = shareOf(tensors, this.#least);
     const others = tensors.filter((tensor) => !away.has(tensor));
     const answer = away.size === 0 ? undefined : this.#send({ arrays: [...away], options });
     for (const { weight, gradient, first, second, ...rates } of others) {
@@ -58,10 +64,10 @@ export class AdamWHelper {
   }
 }
 
-/** About half of the elements, the largest tensors dealt first, in the order of `tensors`. */
-export function shareOf(tensors: readonly AdamWArrays[]): ReadonlySet<AdamWArrays> {
+/** About half of the elements where there are `least`, the largest tensors dealt first, in the order of `tensors`. */
+export function shareOf(tensors: readonly AdamWArrays[], least: number): ReadonlySet<AdamWArrays> {
   const total = tensors.reduce((sum, { weight }) => sum + weight.length, 0);
-  if (total < WORTH_SHARING) return new Set();
+  if (total < least) return new Set();
   const sizes = { here: 0, away: 0 };
   const away = new Set<AdamWArrays>();
   for (const tensor of [...tensors].sort((a, b) => b.weight.length - a.weight.length)) {

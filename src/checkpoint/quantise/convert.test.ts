@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type RandomModel, randomModel } from '../../../test/support/randomModel.ts';
 import { f16ToF32, f32ToF16 } from '../../common/numberFormats.ts';
 import { readFusionConfig } from '../../model/config.ts';
+import { validateTensors } from '../../model/weights.ts';
 import { type Checkpoint, openCheckpoint } from '../folder.ts';
 import { cacheFolder, convertedFolder } from './cache.ts';
 import { type ConvertOptions, convertFolder } from './convert.ts';
@@ -108,6 +109,22 @@ describe('a converted folder', () => {
     }
   });
 
+  it('is right in a matrix that is rounded in several pieces', async () => {
+    const large = await randomModel({ vocab_size: 20_000 });
+    const out = path.join(large.root, 'out');
+    await convertFolder({ source: large.dir, out, formats: partFormats('int8'), threads: 2 });
+    const [before, after] = [await openCheckpoint(large.dir), await openCheckpoint(out)];
+    const values = await before.readF32('lm_head.weight');
+    const rows = {
+      codes: await after.read('lm_head.weight.q8'),
+      scales: await after.readF32('lm_head.weight.scales'),
+    };
+    const errors = dequantiseRows(rows, 64, 8).map((value, i) => Math.abs(value - values[i]!));
+    const largest = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    expect(errors.reduce((most, error) => Math.max(most, error), 0)).toBeLessThan(0.005 * largest);
+    await large.remove();
+  });
+
   it('has each part in the format that was chosen for it', async () => {
     const formats = partFormats('int8', { vision: 'f16', projectors: 'f32', interaction: 'int4' });
     const { tensors } = await openCheckpoint(await convert({ formats }));
@@ -175,6 +192,12 @@ describe('refused, with nothing left', () => {
     await expect(convertFolder({ source: from, out, formats, threads: 1 })).rejects.toThrow(message);
     expect(readdirSync(model.root)).not.toContain(path.basename(out));
     expect(leftovers()).toEqual([]);
+  });
+
+  it('a converted folder where one as it was trained is needed', async () => {
+    const config = await readFusionConfig(int4);
+    const checkpoint = await openCheckpoint(int4);
+    expect(() => validateTensors(config, checkpoint)).toThrow(/as it was trained, got a converted one/);
   });
 
   it('a folder with something in it', async () => {

@@ -1,0 +1,105 @@
+/**
+ * A group of decoder layers over a long prompt, some positions at a time: what the layers have in hand in between is
+ * then a fraction of it. Knows nothing of what the layers are.
+ */
+import { f32, i32 } from '../model/feeds.ts';
+import { pastOf } from '../model/programs.ts';
+import type { Device, Feed, HostTensor, ResidentTensor, RunOptions, RunResult } from '../runtime/types.ts';
+
+type Feeds = Readonly<Record<string, Feed>>;
+type Writes = NonNullable<RunOptions['write']>;
+
+export interface ChunkedGroup {
+  /** Feeds for all positions of one sequence; `states` [1, N, D] is resident. */
+  readonly feeds: Feeds;
+  /** Of keys and values: names, and the shape of a cache with `slots` slots. */
+  readonly names: readonly string[];
+  cacheShape(slots: number): readonly number[];
+  /** Where keys and values go in the end. */
+  readonly write: Writes;
+  /** Whether the group gives its output at `last_positions` only, which are ascending. */
+  readonly atPositions: boolean;
+  run(feeds: Feeds, options: RunOptions): Promise<RunResult>;
+}
+
+/** Runs the group `chunk` positions at a time; its output, resident, is the caller's. */
+export async function runInChunks(
+  device: Device,
+  group: ChunkedGroup,
+  chunk: number,
+): Promise<ResidentTensor> {
+  const states = group.feeds.states as ResidentTensor;
+  const [, positions = 0, width = 0] = states.shape;
+  const wanted = (group.feeds.last_positions as HostTensor).data as Int32Array;
+  const shape = group.atPositions ? [wanted.length, width] : states.shape;
+  const held: ResidentTensor[] = [];
+  const zeros = async (size: readonly number[]) => {
+    const tensor = await device.zeros('f32', size);
+    held.push(tensor);
+    return tensor;
+  };
+  const result = await device.zeros('f32', shape);
+  try {
+    const caches = new Map<string, ResidentTensor>();
+    for (const name of group.names) caches.set(name, await zeros(group.cacheShape(positions)));
+    for (let at = 0; at < positions; at += chunk) {
+      const count = Math.min(chunk, positions - at);
+      const part = await device.zeros('f32', [1, count, width]);
+      held.push(part);
+      await device.copy(states, { to: part, blocks: [{ from: [0, at], size: [1, count], at: [] }] });
+      await runChunk(group, { at, count, part, caches, result });
+      await device.free(held.splice(held.indexOf(part), 1));
+    }
+    for (const [name, target] of Object.entries(group.write)) {
+      await device.copy(caches.get(name) as ResidentTensor, target);
+    }
+    return result;
+  } catch (error) {
+    await device.free([result]);
+    throw error;
+  } finally {
+    await device.free(held);
+  }
+}
+
+interface Chunk {
+  /** Its first position, and how many there are. */
+  readonly at: number;
+  readonly count: number;
+  /** Their states [1, count, D]. */
+  readonly part: ResidentTensor;
+  readonly caches: ReadonlyMap<string, ResidentTensor>;
+  readonly result: ResidentTensor;
+}
+
+async function runChunk(group: ChunkedGroup, { at, count, part, caches, result }: Chunk): Promise<void> {
+  const all = (group.feeds.last_positions as HostTensor).data as Int32Array;
+  const before = all.findIndex((position) => position >= at);
+  const row = before < 0 ? all.length : before;
+  const wanted = all.slice(row).filter((position) => position < at + count);
+  const past = [...caches].map(([name, cache]) => {
+    const none = f32(new Float32Array(0), group.cacheShape(0));
+    return [pastOf(name), at === 0 ? none : cache] as const;
+  });
+  const feeds = {
+    ...group.feeds,
+    ...Object.fromEntries(past),
+    rotary_cos: rowsOf(group.feeds.rotary_cos as HostTensor, at, count),
+    rotary_sin: rowsOf(group.feeds.rotary_sin as HostTensor, at, count),
+    states: part,
+    length: i32(Int32Array.of(at)),
+    steps: i32(Int32Array.from({ length: count }, (_, i) => i)),
+    last_positions: i32(wanted.map((position) => position - at)),
+  };
+  const write: Record<string, Writes[string]> = {
+    next_states: { to: result, blocks: [{ at: group.atPositions ? [row] : [0, at] }] },
+  };
+  for (const [name, to] of caches) write[name] = { to, blocks: [{ at: [0, 0, at] }] };
+  await group.run(feeds, { write });
+}
+
+/** Rows `at … at + count − 1` of [N, E/2]. */
+function rowsOf({ data, shape }: HostTensor, at: number, count: number): HostTensor {
+  const width = shape[1] ?? 0;
+  return f32((data as Float32Array).slice(at * width, (at + count) * width), [count, width]);
+}

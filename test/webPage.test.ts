@@ -263,7 +263,9 @@ describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'
     await page.getByText(/^here /).waitFor();
     await button(page, 'Close the heat maps').click();
     await page.getByAltText('Your picture: rgb.png').waitFor();
-    expect(await page.evaluate('document.activeElement.textContent.trim()')).toBe('See how it looked');
+    await eventually(() => page.evaluate('document.activeElement.textContent.trim()')).toBe(
+      'See how it looked',
+    );
     expect(complaints).toEqual([]);
   });
 
@@ -335,7 +337,9 @@ describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'
       .waitFor();
     await page.keyboard.press('Escape');
     await page.getByAltText('Your picture: hearts.png').waitFor();
-    expect(await page.evaluate('document.activeElement.textContent.trim()')).toBe('See how it looked');
+    await eventually(() => page.evaluate('document.activeElement.textContent.trim()')).toBe(
+      'See how it looked',
+    );
     expect(complaints).toEqual([]);
   });
 

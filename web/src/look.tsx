@@ -47,12 +47,13 @@ export function LookPanel(props: {
   readonly picture: Picture;
   readonly onClose: () => void;
 }) {
-  const { look, picture, onClose } = props;
+  const { look, picture } = props;
   const heading = useRef<HTMLHeadingElement>(null);
-  useEffect(() => {
-    heading.current?.focus();
-    return () => document.querySelector<HTMLElement>(`#look-${look.id}`)?.focus();
-  }, [look.id]);
+  useEffect(() => heading.current?.focus(), [look.id]);
+  const onClose = () => {
+    props.onClose();
+    document.querySelector<HTMLElement>(`#look-${look.id}`)?.focus();
+  };
   return (
     // biome-ignore lint/a11y/noStaticElementInteractions: Escape is a shortcut; the button beside does the same.
     <div class="look" onKeyDown={(event) => event.key === 'Escape' && onClose()}>

@@ -273,7 +273,7 @@ describe('initRandom', () => {
     expect((await std('lm_head.weight')) * Math.sqrt(64)).toBeCloseTo(1, 1);
     expect((await std('model.layers.0.mlp.down_proj.weight')) * Math.sqrt(96)).toBeCloseTo(1, 1);
     const tower = 'model.vision_tower.vision_tower.vision_model.embeddings.';
-    expect((await std(`${tower}patch_embedding.weight`)) * Math.sqrt(3 * 64)).toBeCloseTo(1, 1);
+    expect(((await std(`${tower}patch_embedding.weight`)) * Math.sqrt(3 * 64)) / 3).toBeCloseTo(1, 1);
     expect(await std(`${tower}patch_embedding.bias`)).toBe(0);
     expect(await std('model.norm.weight')).toBe(1);
     const first = await readFile(path.join(out, 'model.safetensors'));

@@ -118,7 +118,7 @@ export async function initRandom(options: RandomOptions): Promise<FusionConfig> 
     );
   }
   const shapes = expectedTensors(config);
-  const values = randomValues(new Random(seed), embeddingStd);
+  const values = randomValues(config, new Random(seed), embeddingStd);
   const entries = [...shapes].map(
     ([name, shape]): TensorEntry => ({ name, dtype, shape, data: () => values(name, shapes, dtype) }),
   );

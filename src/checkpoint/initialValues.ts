@@ -6,8 +6,10 @@
  * a = √5, which is U(±1/√fan-in)) and `nn.LayerNorm`.
  */
 import type { Random } from '../common/random.ts';
+import type { FusionConfig } from '../model/config.ts';
 import type { Shape } from '../model/weights.ts';
 import { elementsOf, generateTensor, type WeightDtype } from './tensorBytes.ts';
+import { placedValues } from './towerStart.ts';
 
 export type Shapes = ReadonlyMap<string, Shape>;
 
@@ -31,24 +33,22 @@ export function torchValues(random: Random): InitialValues {
 
 /**
  * A whole random model: matrices and the patch convolution normal with standard deviation 1/√fan-in, token
- * embeddings normal with `embeddingStd`, norms' weights 1, all biases 0.
- *
- * The vision tower starts with a sense of place, which it would need many pictures to find: its position table holds
- * sines and cosines of row and column (Beyer et al. 2022, arXiv 2205.01580), as large as what it is added to, and its
- * keys' projections begin as the queries', so that patches attend to what is like them and near them (after Trockman
- * & Kolter 2023, arXiv 2305.09828).
+ * embeddings normal with `embeddingStd`, norms' weights 1, all biases 0. The vision tower starts with a sense of
+ * place, which it would need many pictures to find (`towerStart.ts`), and a patch convolution `PATCH_GAIN` as large:
+ * what a patch shows should outweigh where it is.
  */
-export function randomValues(random: Random, embeddingStd = 0.02): InitialValues {
+export function randomValues(config: FusionConfig, random: Random, embeddingStd = 0.02): InitialValues {
   return (name, shapes, dtype) => {
     const count = countOf(name, shapes);
-    if (name.endsWith('.position_embedding.weight')) {
-      const table = positionTable(shapes.get(name) ?? []);
+    const placed = placedValues(config.vision, name);
+    if (placed !== undefined) {
       return generateTensor(count, dtype, (piece, offset) => {
-        piece.set(table.subarray(offset, offset + piece.length));
+        piece.set(placed.subarray(offset, offset + piece.length));
       });
     }
     const fanIn = isBias(name) ? undefined : fanInOf(name, shapes);
-    const std = name.endsWith('.embed_tokens.weight') ? embeddingStd : 1 / Math.sqrt(fanIn ?? 1);
+    const gain = name.endsWith('.patch_embedding.weight') ? PATCH_GAIN : 1;
+    const std = name.endsWith('.embed_tokens.weight') ? embeddingStd : gain / Math.sqrt(fanIn ?? 1);
     const stream = random.fork(isInTower(name) ? name.replace('.k_proj.', '.q_proj.') : name);
     return generateTensor(count, dtype, (piece) => {
       if (fanIn === undefined) piece.fill(isBias(name) ? 0 : 1);
@@ -57,28 +57,10 @@ export function randomValues(random: Random, embeddingStd = 0.02): InitialValues
   };
 }
 
-const isInTower = (name: string): boolean => name.startsWith('model.vision_tower.');
+const PATCH_GAIN = 3;
 
-/**
- * Of the patch in row r and column c: sin and cos of c·ω, then of r·ω, for ω from 1 down to 1/√P, [P, V]. Columns
- * beyond a multiple of four stay 0.
- */
-function positionTable([patches = 0, width = 0]: Shape): Float32Array {
-  const side = Math.round(Math.sqrt(patches));
-  const waves = Math.floor(width / 4);
-  const table = new Float32Array(patches * width);
-  for (let patch = 0; patch < patches; patch++) {
-    for (let wave = 0; wave < waves; wave++) {
-      const frequency = side ** -(wave / Math.max(1, waves - 1));
-      const angles = [(patch % side) * frequency, Math.floor(patch / side) * frequency];
-      for (const [axis, angle] of angles.entries()) {
-        table[patch * width + 2 * axis * waves + wave] = Math.sin(angle);
-        table[patch * width + (2 * axis + 1) * waves + wave] = Math.cos(angle);
-      }
-    }
-  }
-  return table;
-}
+/** A tower's keys begin as its queries, so that patches attend to what is like them (after arXiv 2305.09828). */
+const isInTower = (name: string): boolean => name.startsWith('model.vision_tower.');
 
 /** Uniform numbers in (-bound, bound), one word drawn for each. */
 export function fillUniform(target: Float32Array, bound: number, random: Random): void {

@@ -2,7 +2,7 @@
  * One optimisation step: gradients of the micro-batches, their mean clipped by its global norm, AdamW in place.
  * Weights and moments are resident on the device. Knows nothing of data sets, files or schedules.
  */
-import { UserError } from '../common/errors.ts';
+import { InternalError, UserError } from '../common/errors.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { gradientOf, lossAndGradientsProgram, type Overlay } from '../model/programs.ts';
 import type { Device, Executable, ResidentTensor, RunResult } from '../runtime/types.ts';
@@ -27,15 +27,18 @@ export interface WeightRule {
   readonly weightDecay: number;
 }
 
-export interface StepOptions {
+export interface UpdateOptions {
   /** Counts from 1. */
   readonly step: number;
-  /** Latents per question. */
-  readonly queryLength: number;
   /** The schedule's factor on every learning rate. */
   readonly rateFactor: number;
   /** Largest global norm of the gradients; 0: any. */
   readonly clipNorm: number;
+}
+
+export interface StepOptions extends UpdateOptions {
+  /** Latents per question. */
+  readonly queryLength: number;
 }
 
 export interface StepResult {
@@ -97,17 +100,7 @@ export class Trainer {
     moments: ReadonlyMap<string, Moments> = new Map(),
     trace: TraceOptions = {},
   ): Promise<Trainer> {
-    const all = new Map<string, Moments>();
-    for (const name of rules.keys()) {
-      const shape = weights[name]?.shape;
-      if (shape === undefined)
-        throw new Error(`internal: ${name} is to be trained, but the model has no such weight`);
-      const zeros = async () => ({
-        first: await device.zeros('f32', shape),
-        second: await device.zeros('f32', shape),
-      });
-      all.set(name, moments.get(name) ?? (await zeros()));
-    }
+    const all = await momentsFor(device, weights, rules, moments);
     return new Trainer(device, config, weights, rules, all, trace);
   }
 
@@ -118,16 +111,14 @@ export class Trainer {
   async step(batches: readonly TrainBatch[], options: StepOptions): Promise<StepResult> {
     const names = [...this.#rules.keys()];
     const { losses, gradients } = await this.#gradients(batches, names, options);
-    const norms = await this.#device.norms(gradients);
-    const gradientNorm = Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0)) / batches.length;
+    const { weights, moments } = this;
+    const state = { weights, moments, rules: this.#rules };
+    const gradientNorm = await updateWeights(this.#device, state, gradients, batches.length, options);
     if (!Number.isFinite(gradientNorm)) {
       throw new DivergedError(
         `step ${options.step}: the gradients' norm is ${gradientNorm} (${idsOf(batches)})`,
       );
     }
-    const { clipNorm } = options;
-    const clip = clipNorm === 0 ? 1 : Math.min(1, clipNorm / (gradientNorm + NORM_EPSILON));
-    await this.#update(names, gradients, clip / batches.length, options);
     await this.#device.free(gradients);
     return { ...losses, gradientNorm };
   }
@@ -155,28 +146,6 @@ export class Trainer {
     return { losses, gradients: sum ?? [] };
   }
 
-  async #update(
-    names: readonly string[],
-    gradients: readonly ResidentTensor[],
-    gradientScale: number,
-    { step, rateFactor }: StepOptions,
-  ): Promise<void> {
-    const tensors = names.map((name, i) => {
-      const [weight, moments, rule] = [this.weights[name], this.moments.get(name), this.#rules.get(name)];
-      const gradient = gradients[i];
-      if (!weight || !moments || !rule || !gradient) throw new Error(`internal: ${name} has no state`);
-      return {
-        weight,
-        gradient,
-        firstMoment: moments.first,
-        secondMoment: moments.second,
-        learningRate: rule.learningRate * rateFactor,
-        weightDecay: rule.weightDecay,
-      };
-    });
-    await this.#device.adamW(tensors, { step, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, gradientScale });
-  }
-
   async #program(queryLength: number): Promise<Executable> {
     const known = this.#programs.get(queryLength);
     if (known !== undefined) return known;
@@ -195,6 +164,66 @@ export class Trainer {
     this.#programs.clear();
     await this.#device.free([...this.moments.values()].flatMap(({ first, second }) => [first, second]));
   }
+}
+
+/** What AdamW updates: the weights of `rules`, by name. */
+export interface TrainedState {
+  readonly weights: Readonly<Record<string, ResidentTensor>>;
+  readonly moments: ReadonlyMap<string, Moments>;
+  readonly rules: ReadonlyMap<string, WeightRule>;
+}
+
+/**
+ * Clips the mean of `passes` summed gradients, in the order of `rules`, by its global norm and applies AdamW in place.
+ * Returns the norm before clipping; where it is not finite nothing is updated.
+ */
+export async function updateWeights(
+  device: Device,
+  { weights, moments, rules }: TrainedState,
+  gradients: readonly ResidentTensor[],
+  passes: number,
+  { step, rateFactor, clipNorm }: UpdateOptions,
+): Promise<number> {
+  const norms = await device.norms(gradients);
+  const gradientNorm = Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0)) / passes;
+  if (!Number.isFinite(gradientNorm)) return gradientNorm;
+  const tensors = [...rules].map(([name, { learningRate, weightDecay }], i) => {
+    const [weight, state, gradient] = [weights[name], moments.get(name), gradients[i]];
+    if (!weight || !state || !gradient) throw new InternalError(`${name} has no state`);
+    return {
+      weight,
+      gradient,
+      firstMoment: state.first,
+      secondMoment: state.second,
+      learningRate: learningRate * rateFactor,
+      weightDecay,
+    };
+  });
+  const clip = clipNorm === 0 ? 1 : Math.min(1, clipNorm / (gradientNorm + NORM_EPSILON));
+  const gradientScale = clip / passes;
+  await device.adamW(tensors, { step, beta1: BETA1, beta2: BETA2, epsilon: EPSILON, gradientScale });
+  return gradientNorm;
+}
+
+/** Moments of zeros for the weights of `rules` that have none in `given`. */
+export async function momentsFor(
+  device: Device,
+  weights: Readonly<Record<string, ResidentTensor>>,
+  rules: ReadonlyMap<string, WeightRule>,
+  given: ReadonlyMap<string, Moments> = new Map(),
+): Promise<ReadonlyMap<string, Moments>> {
+  const all = new Map<string, Moments>();
+  for (const name of rules.keys()) {
+    const shape = weights[name]?.shape;
+    if (shape === undefined)
+      throw new InternalError(`${name} is to be trained, but the model has no such weight`);
+    const zeros = async () => ({
+      first: await device.zeros('f32', shape),
+      second: await device.zeros('f32', shape),
+    });
+    all.set(name, given.get(name) ?? (await zeros()));
+  }
+  return all;
 }
 
 function addLosses(

@@ -1,4 +1,5 @@
 /** Language-driven synthetic data: scenes, pictures, conversations, data sets. */
+export { PATCH_CLASSES, PATCH_QUESTIONS, type PatchLabels, patchLabels } from './patchLabels.ts';
 export { DEFAULT_SIZE, renderPng, renderScene } from './render.ts';
 export {
   CAPTION_CATEGORIES,

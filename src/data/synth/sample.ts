@@ -273,7 +273,7 @@ function toLlava(turns: readonly Turn[]): LlavaTurn[] {
 export function checkedOptions(options: Partial<SynthOptions>): SynthOptions {
   const all = { ...DEFAULT_OPTIONS, ...options };
   const ranges = [
-    ['maxObjects', 2, 5],
+    ['maxObjects', 1, 5],
     ['minObjects', 1, all.maxObjects],
     ['shapes', 2, DEFAULT_OPTIONS.shapes],
     ['colours', 2, DEFAULT_OPTIONS.colours],

@@ -44,6 +44,9 @@ const GLYPHS: Readonly<Record<string, string>> = {
   '9': 'M.5 5.4Q1.1 6 1.8 6Q4 6 4 2.5Q4 0 2 0Q0 0 0 1.8Q0 3.5 1.9 3.5Q3.5 3.5 4 2',
 };
 
+/** All letters and digits. */
+export const GLYPH_NAMES: readonly string[] = Object.keys(GLYPHS).sort();
+
 /** Glyphs are 6 units high; a letter and the space to the next one take this many. */
 const ADVANCE = 5.6;
 const GLYPH_WIDTH = 4;
@@ -52,6 +55,13 @@ const GLYPH_HEIGHT = 6;
 /** The width of a word whose capitals are `height` high, without the strokes' own thickness. */
 export function wordWidth(text: string, height: number): number {
   return ((text.length - 1) * ADVANCE + GLYPH_WIDTH) * (height / GLYPH_HEIGHT);
+}
+
+/** Of a word centred on 0, the letter or digit nearest to `x`. */
+export function glyphAt(text: string, height: number, x: number): string {
+  const unit = height / GLYPH_HEIGHT;
+  const index = Math.round(((x + wordWidth(text, height) / 2) / unit - GLYPH_WIDTH / 2) / ADVANCE);
+  return text.charAt(Math.max(0, Math.min(text.length - 1, index)));
 }
 
 /**

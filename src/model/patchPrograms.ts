@@ -1,0 +1,79 @@
+/**
+ * The vision tower alone, asked what each patch shows: how a tower of random weights is given eyes before it meets
+ * a decoder. Every question has a Linear of its own.
+ * Shapes: N crops, V the tower's width, D the decoder's, R = N·P rows of patches; a question with C answers has its own
+ * number of rows.
+ */
+import {
+  add,
+  gather,
+  grad,
+  input,
+  multiply,
+  type Program,
+  program,
+  reshape,
+  scalar,
+  type Tensor,
+} from '../graph/index.ts';
+import { crossEntropy } from '../graph/nn.ts';
+import type { FusionConfig } from './config.ts';
+import { projector } from './connector.ts';
+import { parameterInputs, parameters } from './parameters.ts';
+import { gradientOf } from './programs.ts';
+import { visionTower } from './vision.ts';
+import { expectedTensors, type Shape } from './weights.ts';
+
+const TOWER = 'model.vision_tower.';
+const PROJECTOR = 'model.mm_projector';
+const VISION_MODEL = 'model.vision_tower.vision_tower.vision_model';
+
+/** Which answers each question has. */
+export type Questions = Readonly<Record<string, readonly string[]>>;
+
+/** What of a model is asked: the connector's features [R, 3V], or what the projector makes of them [R, D]. */
+export type Asked = 'tower' | 'projector';
+
+/** The model's own tensors, and the Linears `answers.QUESTION`: weight [C, 3V] or [C, D], and bias [C]. */
+export function patchTensors(config: FusionConfig, questions: Questions, asked: Asked) {
+  const prefixes = asked === 'tower' ? [TOWER] : [TOWER, PROJECTOR];
+  const own = [...expectedTensors(config)].filter(([name]) => prefixes.some((each) => name.startsWith(each)));
+  const width = asked === 'tower' ? 3 * config.vision.hiddenSize : config.decoder.hiddenSize;
+  const answers = Object.entries(questions).flatMap(([question, { length }]): [string, Shape][] => [
+    [`answers.${question}.weight`, [length, width]],
+    [`answers.${question}.bias`, [length]],
+  ]);
+  return { own: new Map(own), answers: new Map(answers) };
+}
+
+/**
+ * `pixels` [N, 3, S, S], and for each question `rows.QUESTION` and `classes.QUESTION` i32 → `loss`, the mean over
+ * questions of the mean cross-entropy of their rows, each question's own, and the gradients of all tensors.
+ */
+export function patchProgram(config: FusionConfig, questions: Questions, asked: Asked): Program {
+  const { own, answers } = patchTensors(config, questions, asked);
+  const inputs = parameterInputs(new Map([...own, ...answers]));
+  const p = parameters(inputs);
+  const side = config.vision.imageSize;
+  const pixels = input('pixels', 'f32', ['N', 3, side, side]);
+  const { connected } = visionTower(p.in(VISION_MODEL), pixels, config);
+  const rows = reshape(connected, [-1, 3 * config.vision.hiddenSize]);
+  const features = asked === 'tower' ? rows : projector(p.in(PROJECTOR), rows, config);
+  const losses = Object.fromEntries(
+    Object.keys(questions).map((question) => {
+      const count = `${question}_rows`;
+      const patches = gather(features, input(`rows.${question}`, 'i32', [count]));
+      const logits = p.linear(`answers.${question}`, patches);
+      return [question, crossEntropy(logits, input(`classes.${question}`, 'i32', [count]))];
+    }),
+  );
+  const all = Object.values(losses);
+  const loss = multiply(
+    all.reduce((sum: Tensor, each) => add(sum, each), scalar(0)),
+    1 / all.length,
+  );
+  const names = [...inputs.keys()];
+  const gradients = grad(loss, [...inputs.values()]);
+  const named = names.map((name, i) => [gradientOf(name), gradients[i] as Tensor] as const);
+  return program('patches', { loss, ...losses, ...Object.fromEntries(named) });
+}

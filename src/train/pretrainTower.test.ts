@@ -1,0 +1,79 @@
+/** A tower that is shown pictures learns what patches show, and nothing else of the model changes. */
+import path from 'node:path';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { type SmallBase, smallBase } from '../../test/support/smallBase.ts';
+import { openCheckpoint } from '../checkpoint/folder.ts';
+import { PATCH_CLASSES, PATCH_QUESTIONS } from '../data/synth/index.ts';
+import { readFusionConfig } from '../model/config.ts';
+import { validateTensors } from '../model/weights.ts';
+import { LocalDevice } from '../runtime/localDevice.ts';
+import { pretrainTower } from './pretrainTower.ts';
+
+const TOWER = 'model.vision_tower.';
+const device = new LocalDevice({ name: 'cpu', threads: 2 });
+let small: SmallBase;
+beforeAll(async () => {
+  small = await smallBase();
+});
+afterAll(async () => {
+  small.remove();
+  await device.close();
+});
+
+async function pretrained(name: string, steps: number, seed = 3, asked: 'tower' | 'projector' = 'tower') {
+  const out = path.join(small.dir, name);
+  const logged: (readonly [number, Readonly<Record<string, number>>])[] = [];
+  const onLog = (step: number, losses: Readonly<Record<string, number>>) => logged.push([step, losses]);
+  const options = { batchSize: 2, learningRate: 3e-3, logEvery: 1, seed, steps, asked, onLog };
+  await pretrainTower({ device, base: small.base, out, ...options });
+  return { out, logged, checkpoint: await openCheckpoint(out) };
+}
+
+it('begins no better than a guesser, learns, and changes the tower alone', async () => {
+  const { out, logged, checkpoint } = await pretrained('learned', 40);
+  const [first, last] = [logged[0]![1], logged.at(-1)![1]];
+  expect(logged.map(([step]) => step)).toEqual(Array.from({ length: 40 }, (_, i) => i + 1));
+  expect(Object.keys(first)).toEqual(['loss', ...PATCH_QUESTIONS]);
+  const mean = PATCH_QUESTIONS.reduce((sum, question) => sum + first[question]! / PATCH_QUESTIONS.length, 0);
+  expect(first.loss).toBeCloseTo(mean, 4);
+  for (const question of PATCH_QUESTIONS) {
+    expect(first[question]! / Math.log(PATCH_CLASSES[question].length)).toBeGreaterThan(0.7);
+  }
+  expect(last.tone).toBeLessThan(0.8 * first.tone!);
+  validateTensors(await readFusionConfig(out), checkpoint);
+  const base = await openCheckpoint(small.base);
+  expect([...checkpoint.tensors.keys()].sort()).toEqual([...base.tensors.keys()].sort());
+  for (const name of base.tensors.keys()) {
+    const [before, after] = [await base.readF32(name), await checkpoint.readF32(name)];
+    if (!name.startsWith(TOWER)) expect(after, name).toEqual(before);
+  }
+  const kernel = [...base.tensors.keys()].find((name) => name.endsWith('patch_embedding.weight'))!;
+  expect(await checkpoint.readF32(kernel)).not.toEqual(await base.readF32(kernel));
+});
+
+it('teaches the projector too where its features are asked', async () => {
+  const { logged, checkpoint } = await pretrained('projected', 40, 3, 'projector');
+  expect(logged.at(-1)![1].tone).toBeLessThan(0.8 * logged[0]![1].tone!);
+  const base = await openCheckpoint(small.base);
+  const changed: string[] = [];
+  for (const name of base.tensors.keys()) {
+    const [before, after] = [await base.readF32(name), await checkpoint.readF32(name)];
+    if (before.some((x, i) => x !== after[i])) changed.push(name);
+  }
+  expect(changed).toContain('model.mm_projector.0.weight');
+  expect(
+    changed.filter((name) => !name.startsWith(TOWER) && !name.startsWith('model.mm_projector.')),
+  ).toEqual([]);
+});
+
+it('gives the same weights for the same seed, and others for another', async () => {
+  const weights = async (name: string, seed: number) => {
+    const { checkpoint } = await pretrained(name, 3, seed);
+    return checkpoint.readF32(
+      'model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight',
+    );
+  };
+  const one = await weights('one', 3);
+  expect(await weights('again', 3)).toEqual(one);
+  expect(await weights('other', 4)).not.toEqual(one);
+});

@@ -1,0 +1,207 @@
+/**
+ * Gives the vision tower of a random model eyes: it learns to say of each patch what is there, before any language
+ * model looks through it. This stands where FUSION begins with SigLIP's pretrained tower; the questions' Linears are
+ * thrown away afterwards.
+ *
+ * Everything random is a function of the seed and the step. Knows scenes and the tower, not conversations.
+ */
+import { type CheckpointTensor, openCheckpoint } from '../checkpoint/folder.ts';
+import { torchValues } from '../checkpoint/initialValues.ts';
+import { loadTensors } from '../checkpoint/loadWeights.ts';
+import { copyFiles, TOKENIZER_FILES, writeNewFolder, writeWeights } from '../checkpoint/newFolder.ts';
+import type { TensorEntry } from '../checkpoint/safetensors.ts';
+import { asWeightDtype, copyTensor } from '../checkpoint/tensorBytes.ts';
+import { UserError } from '../common/errors.ts';
+import { Random } from '../common/random.ts';
+import { CROPS_PER_IMAGE, staticHdCrops } from '../data/image.ts';
+import {
+  type Category,
+  PATCH_CLASSES,
+  PATCH_QUESTIONS,
+  patchLabels,
+  renderScene,
+  type Scene,
+  sampleAt,
+} from '../data/synth/index.ts';
+import { type FusionConfig, readFusionConfig } from '../model/config.ts';
+import { i32 } from '../model/feeds.ts';
+import { type Asked, patchProgram, patchTensors } from '../model/patchPrograms.ts';
+import { gradientOf } from '../model/programs.ts';
+import type { Device, Executable, HostTensor, ResidentTensor } from '../runtime/types.ts';
+import { scheduleFactor } from './schedule.ts';
+import { momentsFor, type TrainedState, type UpdateOptions, updateWeights } from './trainer.ts';
+
+export interface PretrainOptions {
+  readonly device: Device;
+  /** A FUSION checkpoint, whose tower is trained. */
+  readonly base: string;
+  /** The new checkpoint: `base` with the trained tower. */
+  readonly out: string;
+  readonly steps: number;
+  /** Pictures of a step, of five crops each. */
+  readonly batchSize: number;
+  readonly learningRate: number;
+  readonly seed: number;
+  /** Of the features that the decoder reads, or of those before the projector, which then stays as it is. */
+  readonly asked: Asked;
+  /** The mean loss of each question over the steps since the last report. */
+  readonly onLog?: (step: number, losses: Readonly<Record<string, number>>) => void;
+  readonly logEvery: number;
+}
+
+const SCHEDULE = { schedule: 'cosine', warmup_ratio: 0.03 } as const;
+const WEIGHT_DECAY = 0.02;
+const CLIP_NORM = 1;
+/** Pictures of these categories take turns. */
+const CATEGORIES: readonly Category[] = ['SynthScene', 'SynthText', 'SynthScene', 'ContrastShort'];
+
+/** Trains the tower of `base` and writes the model with it. @throws UserError where a loss is no number */
+export async function pretrainTower(o: PretrainOptions): Promise<void> {
+  const { device, base, steps } = o;
+  const config = await readFusionConfig(base);
+  const { tensors } = await openCheckpoint(base);
+  const learner = await openLearner(o, config, tensors);
+  const log = lossLog(o);
+  let next = makeFeeds(o, config, 1);
+  for (let step = 1; step <= steps; step++) {
+    const feeds = await next;
+    if (step < steps) next = makeFeeds(o, config, step + 1);
+    const losses = await learn(device, learner, feeds, {
+      step,
+      rateFactor: scheduleFactor(SCHEDULE, step - 1, steps),
+      clipNorm: CLIP_NORM,
+    });
+    if (!Number.isFinite(losses.loss)) throw new UserError(`step ${step}: the loss is ${losses.loss}`);
+    log(step, losses);
+  }
+  await learner.program.dispose();
+  await writeModel(o, tensors, learner.weights);
+}
+
+type Losses = Readonly<Record<string, number>>;
+
+/** What learns: the tower's weights and those of the questions' Linears. */
+interface Learner extends TrainedState {
+  readonly program: Executable;
+}
+
+async function openLearner(
+  { device, seed, learningRate, asked }: PretrainOptions,
+  config: FusionConfig,
+  tensors: ReadonlyMap<string, CheckpointTensor>,
+): Promise<Learner> {
+  const weights = await initialWeights(device, patchTensors(config, PATCH_CLASSES, asked), tensors, seed);
+  const rules = new Map(
+    Object.entries(weights).map(([name, { shape }]) => [
+      name,
+      { learningRate, weightDecay: shape.length > 1 ? WEIGHT_DECAY : 0 },
+    ]),
+  );
+  const moments = await momentsFor(device, weights, rules);
+  const program = await device.load(patchProgram(config, PATCH_CLASSES, asked));
+  return { program, weights, rules, moments };
+}
+
+/** One step; the losses before it. */
+async function learn(
+  device: Device,
+  learner: Learner,
+  feeds: Readonly<Record<string, HostTensor>>,
+  options: UpdateOptions,
+): Promise<Losses> {
+  const names = Object.keys(learner.weights);
+  const keep = names.map(gradientOf);
+  const { outputs, kept } = await learner.program.run({ ...learner.weights, ...feeds }, { keep });
+  const gradients = keep.map((name) => kept[name] as ResidentTensor);
+  await updateWeights(device, learner, gradients, 1, options);
+  await device.free(gradients);
+  const value = (name: string) => [name, Number(outputs[name]?.data[0])] as const;
+  return Object.fromEntries(['loss', ...PATCH_QUESTIONS].map(value));
+}
+
+/** Reports the means of some steps' losses. */
+function lossLog({ steps, logEvery, onLog }: PretrainOptions): (step: number, losses: Losses) => void {
+  let since: Losses[] = [];
+  return (step, losses) => {
+    since.push(losses);
+    if (step % logEvery !== 0 && step !== steps) return;
+    const mean = (name: string) => since.reduce((sum, each) => sum + (each[name] ?? 0), 0) / since.length;
+    onLog?.(step, Object.fromEntries(Object.keys(losses).map((name) => [name, mean(name)])));
+    since = [];
+  };
+}
+
+async function initialWeights(
+  device: Device,
+  { own, answers }: ReturnType<typeof patchTensors>,
+  tensors: ReadonlyMap<string, CheckpointTensor>,
+  seed: number,
+): Promise<Readonly<Record<string, ResidentTensor>>> {
+  const stored = [...own.keys()].flatMap((name): [string, CheckpointTensor][] => {
+    const tensor = tensors.get(name);
+    return tensor === undefined ? [] : [[name, tensor]];
+  });
+  const weights: Record<string, ResidentTensor> = { ...(await loadTensors(device, stored)) };
+  const fresh = torchValues(new Random(seed));
+  for (const [name, shape] of answers) {
+    const bytes = fresh(name, answers, 'F32');
+    const data = new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    weights[name] = await device.upload({ dtype: 'f32', shape: [...shape], data });
+  }
+  return weights;
+}
+
+/** The pictures of a step and what their patches show. */
+async function makeFeeds(
+  o: PretrainOptions,
+  config: FusionConfig,
+  step: number,
+): Promise<Record<string, HostTensor>> {
+  const { grid, imageSize: side } = config.vision;
+  const cropSize = CROPS_PER_IMAGE * 3 * side * side;
+  const pixels = new Float32Array(o.batchSize * cropSize);
+  const scenes: Scene[] = [];
+  for (let i = 0; i < o.batchSize; i++) {
+    const index = (step - 1) * o.batchSize + i;
+    const category = CATEGORIES[index % CATEGORIES.length] ?? 'SynthScene';
+    const { scene } = sampleAt(category, 'train', o.seed, index, { minObjects: 1 });
+    pixels.set(staticHdCrops(await renderScene(scene, 2 * side), side), i * cropSize);
+    scenes.push(scene);
+  }
+  const labels = patchLabels(scenes, grid);
+  const shape = [o.batchSize * CROPS_PER_IMAGE, 3, side, side];
+  const feeds: Record<string, HostTensor> = { pixels: { dtype: 'f32', shape, data: pixels } };
+  for (const question of PATCH_QUESTIONS) {
+    feeds[`rows.${question}`] = i32(Int32Array.from(labels[question].rows));
+    feeds[`classes.${question}`] = i32(Int32Array.from(labels[question].classes));
+  }
+  return feeds;
+}
+
+/** `base` again, with the trained tower. */
+async function writeModel(
+  { device, base, out }: PretrainOptions,
+  tensors: ReadonlyMap<string, CheckpointTensor>,
+  weights: Readonly<Record<string, ResidentTensor>>,
+): Promise<void> {
+  const entries: TensorEntry[] = [];
+  for (const [name, tensor] of tensors) {
+    const dtype = asWeightDtype(tensor.dtype, name);
+    const trained = weights[name];
+    if (trained === undefined) {
+      entries.push({ name, dtype, shape: tensor.shape, data: () => copyTensor(tensor, dtype) });
+      continue;
+    }
+    const { data } = await device.download(trained);
+    entries.push({
+      name,
+      dtype: 'F32',
+      shape: tensor.shape,
+      data: () => new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+    });
+  }
+  await writeNewFolder(out, async (dir) => {
+    await writeWeights(dir, entries, {});
+    await copyFiles(base, dir, ['config.json', ...TOKENIZER_FILES]);
+  });
+}

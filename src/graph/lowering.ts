@@ -9,9 +9,10 @@ import type { Tensor } from './tensor.ts';
 
 /**
  * Where the program will run: `cpu` may use ONNX Runtime's own operators (domain `com.microsoft`) with CPU
- * kernels, `webgpu` those with WebGPU kernels, `plain` only the ONNX standard.
+ * kernels, `webgpu` those with WebGPU kernels, `plain` only the ONNX standard, `portable` that and ONNX Runtime's product
+ * with few bits, which the standard does not have.
  */
-export type Target = 'cpu' | 'webgpu' | 'plain';
+export type Target = 'cpu' | 'webgpu' | 'plain' | 'portable';
 
 export type AttributeValue = number | string | readonly number[] | { readonly float: number };
 

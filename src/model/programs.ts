@@ -43,7 +43,7 @@ export interface ModelInputs {
   readonly parameters: Parameters;
 }
 
-/** Tensors beside the checkpoint's own, and the weights as they are with them: LoRA. */
+/** Tensors beside the checkpoint's own, and the weights as they are with them: LoRA, rounded weights. */
 export interface Overlay {
   readonly tensors: ReadonlyMap<string, Tensor>;
   /** The model's weights with the overlay's in effect. */
@@ -139,16 +139,16 @@ export function lossAndGradientsProgram(
 }
 
 /** Tiles → their projected features: `tile_pixels` [B, 3, S, S] → `features` [B, P, D]. */
-export function tileProgram(config: FusionConfig): Program {
-  const { parameters: p } = modelInputs(config);
+export function tileProgram(config: FusionConfig, overlay?: Overlay): Program {
+  const { parameters: p } = modelInputs(config, overlay);
   const side = config.vision.imageSize;
   const pixels = input('tile_pixels', 'f32', ['B', 3, side, side]);
   return program('encode_tile', { features: encodeTiles(p, pixels, config) });
 }
 
 /** The whole crop with its question: `pixels` [B, 3, S, S], `instructs` [B, T] → `image_tokens` [B, P', D]. */
-export function wholeProgram(config: FusionConfig): Program {
-  const { parameters: p } = modelInputs(config);
+export function wholeProgram(config: FusionConfig, overlay?: Overlay): Program {
+  const { parameters: p } = modelInputs(config, overlay);
   const side = config.vision.imageSize;
   const pixels = input('pixels', 'f32', ['B', 3, side, side]);
   const instructs = input('instructs', 'i32', ['B', 'T']);
@@ -166,8 +166,8 @@ export const pastOf = (name: string): string => `past_${name}`;
  * `image_tokens` [B, P', D], the sequence's indices, `last_positions` [R] → `logits` [R, V], `keys.i` and
  * `values.i` [B, K, S, E]. queryLength: latents per question.
  */
-export function prefillProgram(config: FusionConfig, queryLength: number): Program {
-  const { parameters: p } = modelInputs(config);
+export function prefillProgram(config: FusionConfig, queryLength: number, overlay?: Overlay): Program {
+  const { parameters: p } = modelInputs(config, overlay);
   const { x, interaction } = promptInputs(p, config, 'B', queryLength);
   const attend = causal('S');
   const tables = rotaryInputs(config, 'S');
@@ -206,8 +206,8 @@ function cacheOutputs(layers: readonly KeysValues[]): Readonly<Record<string, Te
  * `length` [R] (used slots of each row of the cache), rotary tables [R, E/2], `past_keys.i` and `past_values.i`
  * [R, K, C, E] → `logits` [R, V], `keys.i` and `values.i` [1, K, R, E].
  */
-export function decodeProgram(config: FusionConfig): Program {
-  const { parameters: p } = modelInputs(config);
+export function decodeProgram(config: FusionConfig, overlay?: Overlay): Program {
+  const { parameters: p } = modelInputs(config, overlay);
   const { decoder } = config;
   const token = input('token', 'i32', ['R']);
   const x = reshape(gather(p.get('model.embed_tokens.weight'), token), [1, 'R', decoder.hiddenSize]);

@@ -7,7 +7,7 @@ import { InternalError } from '../common/errors.ts';
 import type { DType } from '../graph/dtype.ts';
 import type { Target } from '../graph/lowering.ts';
 import type { Program, TensorSpec } from '../graph/program.ts';
-import { lowerProgram, type OnnxInitializer } from './lower.ts';
+import { lowerProgram, type OnnxGraph, type OnnxInitializer } from './lower.ts';
 import { encodeModel } from './model.ts';
 
 /** Bytes of a file that a model uses in place. */
@@ -38,14 +38,24 @@ export function modelWithConstants(
   target: Target,
   constants: Constants = {},
 ): ModelWithConstants {
+  const { graph, folder } = graphWithConstants(program, target, constants);
+  return { model: encodeModel(graph), folder, inputs: graph.inputs };
+}
+
+/** Lowers a program to a graph in which `constants` are no inputs. folder: as in `ModelWithConstants`. */
+export function graphWithConstants(
+  program: Program,
+  target: Target,
+  constants: Constants,
+): { readonly graph: OnnxGraph; readonly folder: string | undefined } {
   const graph = lowerProgram(program, target);
   const inputs = graph.inputs.filter(({ name }) => !(name in constants));
   const used = graph.inputs.filter(({ name }) => name in constants);
   const folders = new Set(used.map(({ name }) => path.dirname(path.resolve(constants[name]?.file ?? ''))));
   if (folders.size > 1) throw new InternalError(`${program.name}: constants in ${folders.size} folders`);
   const external = used.map((spec) => externalInitializer(spec, constants[spec.name] as FileConstant));
-  const model = encodeModel({ ...graph, inputs, initializers: [...graph.initializers, ...external] });
-  return { model, folder: [...folders][0], inputs };
+  const initializers = [...graph.initializers, ...external];
+  return { graph: { ...graph, inputs, initializers }, folder: [...folders][0] };
 }
 
 function externalInitializer(spec: TensorSpec, constant: FileConstant): OnnxInitializer {

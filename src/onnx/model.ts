@@ -29,13 +29,15 @@ export function toOnnx(program: Program, target: Target): Uint8Array {
 }
 
 export function encodeModel(graph: OnnxGraph): Uint8Array {
-  return new MessageWriter()
+  const model = new MessageWriter()
     .int(1, IR_VERSION)
     .string(2, 'fusion-vl')
     .message(7, (g) => writeGraph(g, graph))
-    .message(8, (opset) => opset.string(1, '').int(2, OPSET))
-    .message(8, (opset) => opset.string(1, 'com.microsoft').int(2, 1))
-    .finish();
+    .message(8, (opset) => opset.string(1, '').int(2, OPSET));
+  for (const domain of new Set(graph.nodes.map((node) => node.domain))) {
+    if (domain !== '') model.message(8, (opset) => opset.string(1, domain).int(2, 1));
+  }
+  return model.finish();
 }
 
 function writeGraph(g: MessageWriter, graph: OnnxGraph): void {

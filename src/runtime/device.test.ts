@@ -1,11 +1,9 @@
-import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
+import { runOnWebgpu } from '../../test/support/webgpuProcess.ts';
 import { UserError } from '../common/errors.ts';
 import type { CheckReport } from '../verify/check.ts';
 import { describeDevices, openDevice } from './device.ts';
@@ -53,31 +51,22 @@ describe('openDevice', () => {
   });
 });
 
-/** Where Debian keeps Chromium with its software Vulkan driver. */
-const CHROMIUM = '/usr/lib/chromium';
-
 describe('WebGPU', () => {
   it('computes the loss of a golden checkpoint', async (context) => {
     const from = fileURLToPath(new URL('../../test/fixtures/golden/llama-small', import.meta.url));
-    const script = fileURLToPath(new URL('../../test/support/webgpuCheck.ts', import.meta.url));
     const dir = await mkdtemp(path.join(tmpdir(), 'webgpu-'));
     await cp(from, dir, { recursive: true });
     const { one_turn } = JSON.parse(await readFile(path.join(from, 'cases.json'), 'utf8'));
     // The loss alone: with gradients a software driver needs more than half a minute.
     delete one_turn.grad_norm;
     await writeFile(path.join(dir, 'cases.json'), JSON.stringify({ one_turn }));
-    const icd = path.join(CHROMIUM, 'vk_swiftshader_icd.json');
-    const driver = existsSync(icd) ? { VK_ICD_FILENAMES: icd, LD_LIBRARY_PATH: CHROMIUM } : {};
-    const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', script, dir, '10'], {
-      env: { ...process.env, ...driver },
-    });
+    const result = await runOnWebgpu<Partial<CheckReport>>('./webgpuCheck.ts', [dir, '10']);
     await rm(dir, { recursive: true });
-    const { outcomes, reason } = JSON.parse(stdout) as Partial<CheckReport> & { reason?: string };
-    if (reason !== undefined) {
-      console.warn(`skipped: webgpu: ${reason}`);
-      context.skip(reason);
+    if ('reason' in result) {
+      console.warn(`skipped: webgpu: ${result.reason}`);
+      return context.skip(result.reason);
     }
-    const compared = outcomes?.filter(({ quantity }) => quantity !== 'unknown') ?? [];
+    const compared = result.outcomes?.filter(({ quantity }) => quantity !== 'unknown') ?? [];
     expect(compared.map(({ quantity, status }) => [quantity, status])).toEqual([
       ['lengths', 'ok'],
       ['losses', 'ok'],

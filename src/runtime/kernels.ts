@@ -14,25 +14,24 @@ export interface Elements {
 
 /** Copies a block of `from` into `to`; both have one rank and one dtype. Throws where the block leaves either. */
 export function copyBlock(to: Elements, from: Elements, block: Block): void {
-  const rank = from.shape.length;
-  const axes = Array.from({ length: rank }, (_, axis): Axis => {
-    const [target = 0, source = 0] = [block.at[axis], block.from?.[axis]];
-    const [toDim = 0, fromDim = 0] = [to.shape[axis], from.shape[axis]];
+  copyAxes(to.data, from.data, blockAxes(to.shape, from.shape, block), 0, 0);
+}
+
+/** A block axis by axis. Throws where it leaves either shape. */
+export function blockAxes(to: readonly number[], from: readonly number[], block: Block): readonly Axis[] {
+  const axes = from.map((fromDim, axis): Axis => {
+    const [target = 0, source = 0, toDim = 0] = [block.at[axis], block.from?.[axis], to[axis]];
     return { target, source, size: block.size?.[axis] ?? fromDim - source, toDim, fromDim };
   });
   const fits = ({ target, source, size, toDim, fromDim }: Axis) =>
     Math.min(size, target, source) >= 0 && target + size <= toDim && source + size <= fromDim;
-  if (to.shape.length !== rank || !axes.every(fits)) {
-    const [size, source, target] = (['size', 'source', 'target'] as const).map((k) => axes.map((x) => x[k]));
-    throw new Error(
-      `copy of [${size}] at [${source}] of [${from.shape}] to [${target}] of [${to.shape}] does not fit`,
-    );
-  }
-  copyAxes(to.data, from.data, axes, 0, 0);
+  if (to.length === from.length && axes.every(fits)) return axes;
+  const [size, source, target] = (['size', 'source', 'target'] as const).map((k) => axes.map((x) => x[k]));
+  throw new Error(`copy of [${size}] at [${source}] of [${from}] to [${target}] of [${to}] does not fit`);
 }
 
 /** What of an axis is copied, from index `source` to index `target`, and how long the axis is on either side. */
-interface Axis {
+export interface Axis {
   readonly source: number;
   readonly target: number;
   readonly size: number;

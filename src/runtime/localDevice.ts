@@ -1,6 +1,6 @@
 /**
- * A device in this thread: sessions of onnxruntime-node and resident tensors in this thread's memory. `run`
- * blocks the thread, so programs with something else to do use `workerDevice.ts`, which hosts this one.
+ * A device in this thread: sessions of onnxruntime-node and resident tensors in this thread's memory or the GPU's.
+ * `run` blocks the thread, so programs with something else to do use `workerDevice.ts`, which hosts this one.
  * Knows nothing of FUSION.
  */
 import { closeSync, openSync, readSync } from 'node:fs';
@@ -11,12 +11,14 @@ import { DTYPES, type DType, type TypedArray } from '../graph/dtype.ts';
 import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
 import { type Constants, modelWithConstants } from '../onnx/constants.ts';
 import { AdamWHelper } from './adamWHelper.ts';
-import { FreedBytes } from './garbage.ts';
-import { accumulate, copyBlock, norm } from './kernels.ts';
+import type { AdamWArrays } from './adamWThread.ts';
+import { DeviceTensors, type HeldTensor, type HeldWrite, isOnGpu } from './deviceTensors.ts';
+import { asInput, GpuTensors } from './gpuTensors.ts';
+import { accumulate, norm } from './kernels.ts';
+import { type SessionOptions, sessionOptions } from './sessionOptions.ts';
 import {
   type AdamWOptions,
   type AdamWTensors,
-  type Block,
   type Device,
   type DeviceName,
   type Executable,
@@ -46,9 +48,6 @@ const DTYPE_OF = new Map<string, DType>(
   Object.entries(ORT_TYPES).map(([dtype, name]) => [name, dtype as DType]),
 );
 
-/** All of a tensor, to the start of another. */
-const WHOLE: readonly Block[] = [{ at: [] }];
-
 /** Bytes read from a file at once while converting. */
 const READ_CHUNK = 16 * 1024 * 1024;
 
@@ -60,36 +59,26 @@ export interface LocalDeviceOptions {
   readonly profile?: string;
 }
 
-/** How a session is made. */
-export interface SessionOptions {
-  /** Where the files lie that the model refers to. */
-  readonly folder?: string | undefined;
-  /** Whether what the largest run took is kept for the next (default): too much where a model is many sessions. */
-  readonly keepsArena?: boolean | undefined;
-}
-
 export class LocalDevice implements Device {
   readonly name: DeviceName;
   readonly threads: number;
   readonly #profile: string | undefined;
-  readonly #tensors = new Map<number, HostTensor>();
-  readonly #freed = new FreedBytes();
+  readonly #tensors: DeviceTensors;
   readonly #adamW = new AdamWHelper();
   readonly #sessions = new Set<ort.InferenceSession>();
-  #next = 0;
 
   constructor(options: LocalDeviceOptions) {
     this.name = options.name ?? 'cpu';
     this.threads = options.threads;
     this.#profile = options.profile;
+    const gpu = new GpuTensors((model, given) => this.createSession(model, given));
+    this.#tensors = new DeviceTensors(this.name === 'webgpu' ? gpu : undefined);
   }
 
   async load(program: Program, constants?: Constants): Promise<Executable> {
     const compiled = modelWithConstants(program, this.name, constants);
-    const session = await this.createSession(compiled.model, {
-      folder: compiled.folder,
-      keepsArena: constants === undefined,
-    });
+    const options = sessionOptions(program, compiled.folder, constants);
+    const session = await this.createSession(compiled.model, options);
     this.#sessions.add(session);
     const bound = { name: program.name, inputs: compiled.inputs };
     return {
@@ -108,8 +97,9 @@ export class LocalDevice implements Device {
   /** Compiles the bytes of an ONNX model. */
   createSession(
     model: Uint8Array,
-    { folder, keepsArena = true }: SessionOptions = {},
+    { folder, keepsArena = true, resident = [] }: SessionOptions = {},
   ): Promise<ort.InferenceSession> {
+    const onGpu = Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const]));
     const outside = { model_external_initializers_file_folder_path: folder };
     return ort.InferenceSession.create(model, {
       executionProviders: [this.name],
@@ -120,6 +110,7 @@ export class LocalDevice implements Device {
       enableMemPattern: false,
       enableCpuMemArena: keepsArena,
       logSeverityLevel: 3,
+      ...(this.name === 'webgpu' ? { preferredOutputLocation: onGpu } : {}),
       ...(folder === undefined ? {} : { extra: { session: outside } }),
       ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
     });
@@ -140,7 +131,7 @@ export class LocalDevice implements Device {
         throw new Error(`${program.name}: ${spec.name} is ${feed.dtype}, expected ${spec.dtype}`);
       }
       bindLetters(spec, feed.shape, letters, program.name);
-      values[spec.name] = toOrt(isResident(feed) ? this.#get(feed) : feed);
+      values[spec.name] = toOrt(isResident(feed) ? this.#tensors.get(feed) : feed);
     }
     for (const spec of program.inputs) {
       checkSizes(spec, values[spec.name]?.dims ?? [], letters, program.name);
@@ -152,123 +143,108 @@ export class LocalDevice implements Device {
     return this.#collect(await session.run(values), options);
   }
 
-  #collect(results: ort.InferenceSession.OnnxValueMapType, options: RunOptions): RunResult {
+  async #collect(results: ort.InferenceSession.OnnxValueMapType, options: RunOptions): Promise<RunResult> {
     const outputs: Record<string, HostTensor> = {};
     const kept: Record<string, ResidentTensor> = {};
+    const writes: HeldWrite[] = [];
     for (const [name, value] of Object.entries(results)) {
       const tensor = fromOrt(value as ort.Tensor);
       const target = options.write?.[name];
-      if (target !== undefined) {
-        this.#write(tensor, target);
-        this.#freed.add(tensor.data.byteLength);
-      } else if (options.keep?.includes(name)) kept[name] = this.#keep(tensor);
-      else outputs[name] = tensor;
+      if (target !== undefined) writes.push({ from: tensor, target });
+      else if (options.keep?.includes(name)) kept[name] = this.#tensors.keep(tensor);
+      else {
+        outputs[name] = await this.#tensors.host(tensor);
+        if (isOnGpu(tensor)) this.#tensors.release(tensor);
+      }
+    }
+    try {
+      await this.#tensors.write(writes);
+    } finally {
+      for (const { from } of writes) this.#tensors.release(from);
     }
     return { outputs, kept };
   }
 
   async upload(tensor: HostTensor): Promise<ResidentTensor> {
-    return this.#keep({ ...tensor, data: tensor.data.slice() });
+    return this.#tensors.place({ ...tensor, data: tensor.data.slice() });
   }
 
   async zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor> {
     const size = shape.reduce((a, b) => a * b, 1);
-    return this.#keep({ dtype, shape, data: new DTYPES[dtype].array(size) });
+    return this.#tensors.place({ dtype, shape, data: new DTYPES[dtype].array(size) });
   }
 
   async readFile(range: FileRange): Promise<ResidentTensor> {
-    return this.#keep({ dtype: 'f32', shape: range.shape, data: readFloats(range) });
+    return this.#tensors.place({ dtype: 'f32', shape: range.shape, data: readFloats(range) });
   }
 
   async download(tensor: ResidentTensor): Promise<HostTensor> {
-    const held = this.#get(tensor);
-    return { ...held, data: held.data.slice() };
+    const held = this.#tensors.get(tensor);
+    return isOnGpu(held) ? this.#tensors.host(held) : { ...held, data: held.data.slice() };
   }
 
   async copy(from: ResidentTensor, target: WriteTarget): Promise<void> {
-    this.#write(this.#get(from), target);
+    await this.#tensors.write([{ from: this.#tensors.get(from), target }]);
   }
 
   async free(tensors: readonly ResidentTensor[]): Promise<void> {
-    let bytes = 0;
-    for (const { resident } of tensors) {
-      bytes += this.#tensors.get(resident)?.data.byteLength ?? 0;
-      this.#tensors.delete(resident);
-    }
-    this.#freed.add(bytes);
+    this.#tensors.free(tensors);
   }
 
   async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
-    return tensors.map((tensor) => norm(this.#floats(tensor)));
+    const all: number[] = [];
+    for (const tensor of tensors) all.push(norm(await this.#tensors.floats(tensor)));
+    return all;
   }
 
   async accumulate(into: readonly ResidentTensor[], from: readonly ResidentTensor[]): Promise<void> {
     for (const [i, tensor] of into.entries()) {
       const other = from[i];
-      if (other !== undefined) accumulate(this.#floats(tensor), this.#floats(other));
+      if (other === undefined) continue;
+      const sum = await this.#tensors.floats(tensor);
+      accumulate(sum, await this.#tensors.floats(other));
+      await this.#tensors.replace(tensor, sum);
     }
   }
 
   async adamW(tensors: readonly AdamWTensors[], options: AdamWOptions): Promise<void> {
-    const arrays = tensors.map(({ weight, gradient, firstMoment, secondMoment, ...rates }) => ({
-      weight: this.#floats(weight),
-      gradient: this.#floats(gradient),
-      first: this.#floats(firstMoment),
-      second: this.#floats(secondMoment),
-      ...rates,
-    }));
+    const floats = (tensor: ResidentTensor) => this.#tensors.floats(tensor);
+    const arrays: AdamWArrays[] = [];
+    for (const { weight, gradient, firstMoment, secondMoment, ...rates } of tensors) {
+      arrays.push({
+        weight: await floats(weight),
+        gradient: await floats(gradient),
+        first: await floats(firstMoment),
+        second: await floats(secondMoment),
+        ...rates,
+      });
+    }
     const updated = await this.#adamW.update(arrays, options);
     for (const [i, { weight, gradient, first, second }] of updated.entries()) {
       const tensor = tensors[i];
-      if (tensor === undefined || weight === arrays[i]?.weight) continue;
-      this.#replace(tensor.weight, weight);
-      this.#replace(tensor.gradient, gradient);
-      this.#replace(tensor.firstMoment, first);
-      this.#replace(tensor.secondMoment, second);
+      if (tensor === undefined) continue;
+      await this.#tensors.replace(tensor.weight, weight);
+      await this.#tensors.replace(tensor.gradient, gradient);
+      await this.#tensors.replace(tensor.firstMoment, first);
+      await this.#tensors.replace(tensor.secondMoment, second);
     }
-  }
-
-  #replace({ resident, dtype, shape }: ResidentTensor, data: Float32Array): void {
-    this.#tensors.set(resident, { dtype, shape, data });
   }
 
   async close(): Promise<void> {
     for (const session of [...this.#sessions]) await this.#release(session);
-    this.#tensors.clear();
+    await this.#tensors.close();
     await this.#adamW.close();
   }
-
-  #keep(tensor: HostTensor): ResidentTensor {
-    this.#next += 1;
-    this.#tensors.set(this.#next, tensor);
-    return { resident: this.#next, dtype: tensor.dtype, shape: tensor.shape };
-  }
-
-  #get({ resident }: ResidentTensor): HostTensor {
-    const tensor = this.#tensors.get(resident);
-    if (tensor === undefined) throw new Error(`internal: resident tensor ${resident} was freed`);
-    return tensor;
-  }
-
-  #floats(tensor: ResidentTensor): Float32Array {
-    const { data } = this.#get(tensor);
-    if (!(data instanceof Float32Array)) throw new Error('internal: expected a resident f32 tensor');
-    return data;
-  }
-
-  #write(from: HostTensor, { to, blocks = WHOLE }: WriteTarget): void {
-    const target = this.#get(to);
-    if (from.dtype !== target.dtype) throw new Error(`internal: ${from.dtype} written into ${target.dtype}`);
-    for (const block of blocks) copyBlock(target, from, block);
-  }
 }
 
-function toOrt({ dtype, shape, data }: HostTensor): ort.Tensor {
-  return new ort.Tensor(ORT_TYPES[dtype], data as Float32Array, shape);
+function toOrt(tensor: HeldTensor): ort.Tensor {
+  if (isOnGpu(tensor)) return asInput(tensor);
+  return new ort.Tensor(ORT_TYPES[tensor.dtype], tensor.data as Float32Array, tensor.shape);
 }
 
-function fromOrt(value: ort.Tensor): HostTensor {
+function fromOrt(value: ort.Tensor): HeldTensor {
   const dtype = DTYPE_OF.get(value.type);
+  if (value.location === 'gpu-buffer' && dtype === 'f32') return { dtype, shape: value.dims, buffer: value };
   if (dtype === undefined) throw new Error(`internal: a program gave a ${value.type} tensor`);
   return { dtype, shape: value.dims, data: value.data as TypedArray };
 }

@@ -4,7 +4,8 @@
  */
 import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads';
 import type { Program } from '../graph/program.ts';
-import { LocalDevice, type LocalDeviceOptions, type SessionOptions } from './localDevice.ts';
+import { LocalDevice, type LocalDeviceOptions } from './localDevice.ts';
+import type { SessionOptions } from './sessionOptions.ts';
 import type {
   AdamWOptions,
   AdamWTensors,

@@ -10,6 +10,7 @@ import type { DType } from '../graph/dtype.ts';
 import type { Program } from '../graph/program.ts';
 import { type Constants, modelWithConstants } from '../onnx/constants.ts';
 import type { LocalDeviceOptions } from './localDevice.ts';
+import { sessionOptions } from './sessionOptions.ts';
 import {
   type AdamWOptions,
   type AdamWTensors,
@@ -84,7 +85,7 @@ export class WorkerDevice implements Device {
     const { model, folder, inputs } = modelWithConstants(program, this.name, constants);
     const { name } = program;
     const owned = model.byteLength === model.buffer.byteLength ? [model.buffer as ArrayBuffer] : [];
-    const options = { folder, keepsArena: constants === undefined };
+    const options = sessionOptions(program, folder, constants);
     const session = await this.#call('load', { model, program: { name, inputs }, options }, owned);
     let disposed: Promise<undefined> | undefined;
     return {

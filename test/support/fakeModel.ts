@@ -1,5 +1,12 @@
 /** A model for tests of the server: answers with given words, as slowly as a test wants, and remembers what it was asked. */
-import type { Answer, AnswerEvent, AnswerOptions, Conversation } from '../../src/generate/answer.ts';
+import type {
+  Answer,
+  AnswerEvent,
+  AnswerOptions,
+  AnswerPlan,
+  Conversation,
+} from '../../src/generate/answer.ts';
+import { StopMatcher } from '../../src/generate/stop.ts';
 import type { Explain, LoadedModel, ServableModel } from '../../src/serve/answerer.ts';
 
 export interface FakeOptions {
@@ -11,7 +18,8 @@ export interface FakeOptions {
   /** Awaited while loading. */
   readonly loading?: () => Promise<void>;
   readonly explain?: Explain;
-  readonly check?: ServableModel['check'];
+  /** Throws what a test refuses. */
+  readonly check?: (...asked: Parameters<ServableModel['plan']>) => void;
   /** Thrown in place of the answer's end. */
   readonly failure?: () => Error | undefined;
 }
@@ -69,7 +77,11 @@ export function fakeModel(options: FakeOptions = {}): FakeModel {
     imageSize: 8,
     explains: explain !== undefined,
     facts: { variant: 'fake' },
-    check: options.check ?? (() => {}),
+    plan: async (...asked) => {
+      options.check?.(...asked);
+      return plan;
+    },
+    close: async () => {},
     load,
     asked: [],
     running: 0,
@@ -79,6 +91,16 @@ export function fakeModel(options: FakeOptions = {}): FakeModel {
   };
   return model;
 }
+
+const plan: AnswerPlan = {
+  prompt: { inputIds: [], endsOfQuestion: [], instructs: new Int32Array() },
+  promptTokens: 5,
+  queryLength: 4,
+  maxTokens: 8,
+  seed: 0,
+  stops: new StopMatcher([]),
+  warnings: [],
+};
 
 const chanceOf = (token: string) => ({
   id: 7,

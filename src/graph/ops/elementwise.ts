@@ -76,7 +76,7 @@ function erfGeluDerivative(g: Tensor, x: Tensor): Tensor {
 /** Gelu as ONNX Runtime has it, or from standard operators. */
 function lowerGelu(context: Lowering, [x = '']: readonly string[], node: Tensor<'gelu'>): string {
   const { approximate } = node.attributes;
-  if (context.target !== 'plain') {
+  if (context.target === 'cpu' || context.target === 'webgpu') {
     return approximate === 'none'
       ? context.emit('Gelu', [x], { domain: 'com.microsoft' })
       : context.emit('Gelu', [x], { attributes: { approximate } });

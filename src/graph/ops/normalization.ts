@@ -80,7 +80,7 @@ function lowerLayerNorm(context: Lowering, inputs: readonly string[], node: Tens
 function lowerRmsNorm(context: Lowering, inputs: readonly string[], node: Tensor<'rmsNorm'>): string {
   const wanted = context.wantsExtra(node, INVERSE_DEVIATION.rmsNorm);
   // WebGPU's kernel gives a wrong inverse deviation.
-  const composed = context.target === 'plain' || (context.target === 'webgpu' && wanted);
+  const composed = context.target !== 'cpu' && (context.target !== 'webgpu' || wanted);
   if (composed) return lowerPlainRmsNorm(context, inputs, node, wanted);
   const [y = '', inverse = ''] = context.emitAll('SimplifiedLayerNormalization', inputs, {
     attributes: { axis: -1, epsilon: { float: node.attributes.epsilon } },

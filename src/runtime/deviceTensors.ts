@@ -1,0 +1,138 @@
+/**
+ * The resident tensors of a device, by number: in this thread's memory, or, where the device is a GPU, f32 in its
+ * memory. Other dtypes and tensors without elements are always in this thread's. Knows nothing of programs.
+ */
+import { FreedBytes } from './garbage.ts';
+import type { GpuTensor, GpuTensors, GpuWrite } from './gpuTensors.ts';
+import { copyBlock } from './kernels.ts';
+import type { Block, HostTensor, ResidentTensor, WriteTarget } from './types.ts';
+
+export type HeldTensor = HostTensor | GpuTensor;
+
+/** All of a tensor, to the start of another. */
+const WHOLE: readonly Block[] = [{ at: [] }];
+
+/** What goes where. */
+export interface HeldWrite {
+  readonly from: HeldTensor;
+  readonly target: WriteTarget;
+}
+
+export class DeviceTensors {
+  readonly #gpu: GpuTensors | undefined;
+  readonly #tensors = new Map<number, HeldTensor>();
+  readonly #freed = new FreedBytes();
+  #next = 0;
+
+  /** gpu: where f32 tensors are held, if not in this thread's memory. */
+  constructor(gpu?: GpuTensors) {
+    this.#gpu = gpu;
+  }
+
+  /** Takes a tensor over. */
+  keep(tensor: HeldTensor): ResidentTensor {
+    this.#next += 1;
+    this.#tensors.set(this.#next, tensor);
+    return { resident: this.#next, dtype: tensor.dtype, shape: tensor.shape };
+  }
+
+  /** Takes a tensor over, to where tensors of its kind are held. */
+  async place(tensor: HostTensor): Promise<ResidentTensor> {
+    return this.keep(await this.#placed(tensor));
+  }
+
+  get({ resident }: ResidentTensor): HeldTensor {
+    const tensor = this.#tensors.get(resident);
+    if (tensor === undefined) throw new Error(`internal: resident tensor ${resident} was freed`);
+    return tensor;
+  }
+
+  /** A tensor's values in this thread's memory: those that are held, or a copy of the GPU's. */
+  async host(tensor: HeldTensor): Promise<HostTensor> {
+    return isOnGpu(tensor) ? this.#onGpu().download(tensor) : tensor;
+  }
+
+  /** Like `host`, of a resident f32 tensor. What is changed in a copy counts once it is given to `replace`. */
+  async floats(tensor: ResidentTensor): Promise<Float32Array> {
+    const { data } = await this.host(this.get(tensor));
+    if (!(data instanceof Float32Array)) throw new Error('internal: expected a resident f32 tensor');
+    return data;
+  }
+
+  /** Gives a tensor other values. */
+  async replace({ resident, dtype, shape }: ResidentTensor, data: Float32Array): Promise<void> {
+    const placed = await this.#placed({ dtype, shape, data });
+    const held = this.#tensors.get(resident);
+    if (held !== undefined && isOnGpu(held)) this.release(held);
+    this.#tensors.set(resident, placed);
+  }
+
+  /** Copies blocks of tensors into resident ones, each of which is written once; those of one kind together. */
+  async write(writes: readonly HeldWrite[]): Promise<void> {
+    const together = new Map<string, (GpuWrite & { readonly target: WriteTarget })[]>();
+    for (const { from, target } of writes) {
+      const to = this.get(target.to);
+      if (from.dtype !== to.dtype) throw new Error(`internal: ${from.dtype} written into ${to.dtype}`);
+      if (isOnGpu(to) && isOnGpu(from)) {
+        const kind = JSON.stringify([to.shape, from.shape, target.blocks]);
+        together.set(kind, [...(together.get(kind) ?? []), { to, from, target }]);
+      } else await this.#writeOnHost(to, { from, target });
+    }
+    for (const alike of together.values()) await this.#writeTogether(alike);
+  }
+
+  /** A tensor without elements is here though its target may be on the GPU, which then stays as it is. */
+  async #writeOnHost(to: HeldTensor, { from, target }: HeldWrite): Promise<void> {
+    const [source, result] = [await this.host(from), await this.host(to)];
+    for (const block of target.blocks ?? WHOLE) copyBlock(result, source, block);
+  }
+
+  async #writeTogether(writes: readonly (GpuWrite & { readonly target: WriteTarget })[]): Promise<void> {
+    const blocks = writes[0]?.target.blocks ?? WHOLE;
+    const made = await this.#onGpu().withBlocks(writes, blocks);
+    for (const [i, tensor] of made.entries()) {
+      const resident = writes[i]?.target.to.resident ?? 0;
+      this.#drop(resident);
+      this.#tensors.set(resident, tensor);
+    }
+  }
+
+  /** Frees resident tensors. */
+  free(tensors: readonly ResidentTensor[]): void {
+    for (const { resident } of tensors) this.#drop(resident);
+  }
+
+  /** Frees a tensor that is not resident. */
+  release(tensor: HeldTensor): void {
+    if (isOnGpu(tensor)) tensor.buffer.dispose();
+    else this.#freed.add(tensor.data.byteLength);
+  }
+
+  /** Frees everything. */
+  async close(): Promise<void> {
+    for (const resident of [...this.#tensors.keys()]) this.#drop(resident);
+    await this.#gpu?.close();
+  }
+
+  #drop(resident: number): void {
+    const held = this.#tensors.get(resident);
+    this.#tensors.delete(resident);
+    if (held !== undefined) this.release(held);
+  }
+
+  async #placed(tensor: HostTensor): Promise<HeldTensor> {
+    if (this.#gpu === undefined || tensor.dtype !== 'f32' || tensor.data.length === 0) return tensor;
+    const placed = await this.#gpu.upload(tensor);
+    this.#freed.add(tensor.data.byteLength);
+    return placed;
+  }
+
+  #onGpu(): GpuTensors {
+    if (this.#gpu === undefined) throw new Error('internal: a tensor on a GPU that is not there');
+    return this.#gpu;
+  }
+}
+
+export function isOnGpu(tensor: HeldTensor): tensor is GpuTensor {
+  return 'buffer' in tensor;
+}

@@ -3,11 +3,12 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { jsonPieces } from '../src/common/jsonPieces.ts';
 import { explanationJson } from '../src/generate/explainJson.ts';
 import { failureText, progressText } from '../web/src/api.ts';
 import { type Exchange, messagesOf, reduce, speedText } from '../web/src/conversation.ts';
 import { itemNames, layerNames, mapOf, readExplanation, viewsOf } from '../web/src/explanation.ts';
-import { describePeak, heatColour, heatPixels, mean, peakOf, percent, sum } from '../web/src/heat.ts';
+import { describePeak, heatPixels, mean, peakOf, sum } from '../web/src/heat.ts';
 import { exifOrientation, planImage } from '../web/src/imagePlan.ts';
 import { nextSentences } from '../web/src/sentences.ts';
 import { DEFAULTS, loadSettings, saveSettings, validSettings } from '../web/src/settings.ts';
@@ -59,22 +60,6 @@ describe('heat maps', () => {
     expect(mean(maps)).toEqual({ shape: [1, 3], data: Float32Array.of(3, 3, 3) });
   });
 
-  test('go from the first colour to the last, evenly lighter', () => {
-    const lightness = Array.from({ length: 41 }, (_, i) => {
-      const [r, g, b] = heatColour(i / 40).map((c) => (c / 255) ** 2.2);
-      return 116 * Math.cbrt(0.2126 * r! + 0.7152 * g! + 0.0722 * b!) - 16;
-    });
-    const steps = lightness.slice(1).map((each, i) => each - lightness[i]!);
-    expect(Math.min(...steps)).toBeGreaterThan(0.8);
-    expect(Math.max(...steps)).toBeLessThan(3.5);
-    expect([heatColour(-1), heatColour(0), heatColour(1), heatColour(2)]).toEqual([
-      [68, 1, 84],
-      [68, 1, 84],
-      [253, 231, 37],
-      [253, 231, 37],
-    ]);
-  });
-
   test('colour the least and the largest value with the ends of the scale; equal values with the first', () => {
     const pixels = heatPixels({ rows: 1, columns: 3, values: Float32Array.of(0.2, 0.4, 0.3) });
     expect([...pixels.subarray(0, 8)]).toEqual([68, 1, 84, 255, 253, 231, 37, 255]);
@@ -92,10 +77,6 @@ describe('heat maps', () => {
     const grid = { rows: 6, columns: 6, values };
     expect(describePeak(grid)).toBe(words);
     expect(peakOf(grid)).toMatchObject({ row: Math.floor(cell / 6), column: cell % 6 });
-  });
-
-  test('shares are percentages of two digits', () => {
-    expect([0, 1e-7, 0.01234, 1].map(percent)).toEqual(['0 %', '< 0.001 %', '1.2 %', '100 %']);
   });
 });
 
@@ -117,7 +98,7 @@ describe('an explanation', () => {
     answer: { layers: maps([2, 3, 1, 1]), mean: maps([3, 1, 1]) },
   };
   const read = (explanation: Parameters<typeof explanationJson>[0]) =>
-    readExplanation(JSON.parse(JSON.stringify(explanationJson(explanation))));
+    readExplanation(JSON.parse([...jsonPieces(explanationJson(explanation))].join('')));
 
   test('is read as the server writes it', () => {
     const explanation = read(given);

@@ -54,11 +54,13 @@ async function ask(words: readonly string[], flags: AskFlags): Promise<void> {
   checkAnswerOptions(answerOptions(flags));
   checkQuestion(question);
   const picture = image === undefined ? undefined : await openImage(image, flags);
-  const files = await readModelFiles(await modelFolder(flags), flags.tokenizer);
-  checkFirstQuestion(files, question, picture !== undefined, answerOptions(flags));
+  const files = await readModelFiles(await modelFolder(flags), flags);
+  const plan = checkFirstQuestion(files, question, picture !== undefined, answerOptions(flags));
   if (!flags.quiet) files.warnings.forEach(note);
   const progress = screenProgress(flags.quiet ?? false);
-  const model = await loadModel(files, loadOptions(flags, progress)).finally(() => progress.end());
+  const { promptTokens, maxTokens, queryLength } = plan;
+  const use = { promptTokens, positions: promptTokens + maxTokens, queryLength };
+  const model = await loadModel(files, loadOptions(flags, progress, use)).finally(() => progress.end());
   try {
     const answer = await answerInterruptibly(model, { text: question, image: picture }, flags, progress);
     report(answer, flags);

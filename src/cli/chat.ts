@@ -49,7 +49,8 @@ async function chat(flags: ChatFlags): Promise<void> {
   checkAnswerOptions(options);
   const progress = screenProgress(quiet);
   const dir = await modelFolder(flags);
-  const model = await loadModel(dir, loadOptions(flags, progress)).finally(() => progress.end());
+  const use = { queryLength: flags.queryLen, asksAgain: true };
+  const model = await loadModel(dir, loadOptions(flags, progress, use)).finally(() => progress.end());
   try {
     if (!quiet) model.warnings.forEach(note);
     const conversation = new Chat(model);

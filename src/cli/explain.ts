@@ -5,6 +5,7 @@
 import { writeFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { messageOf, UserError } from '../common/errors.ts';
+import { jsonPieces } from '../common/jsonPieces.ts';
 import type { RgbImage } from '../data/image.ts';
 import type { Answer } from '../generate/answer.ts';
 import type { Explanation } from '../generate/explain.ts';
@@ -64,7 +65,7 @@ async function explainAnswer(question: string, flags: ExplainFlags): Promise<voi
   checkAnswerOptions(answerOptions(flags));
   const { maxPixels, exifRotation } = flags;
   const image = await openImage(flags.image, { maxPixels, exifRotation });
-  const files = await readModelFiles(await modelFolder(flags), flags.tokenizer);
+  const files = await readModelFiles(await modelFolder(flags), flags);
   checkFirstQuestion(files, question, true, answerOptions(flags));
   checkChoice('layer (of the vision tower)', flags.layer, files.config.vision.layers);
   checkChoice('layer (of the decoder)', flags.decoderLayer, files.config.decoder.layers);
@@ -108,11 +109,11 @@ async function writeOutputs(
   }
   if (flags.json !== undefined) {
     const { explanationJson } = await import('../generate/explainJson.ts');
-    await write(flags.json, JSON.stringify({ text: answer.text, ...explanationJson(explanation) }));
+    await write(flags.json, jsonPieces({ text: answer.text, ...explanationJson(explanation) }));
   }
 }
 
-async function write(file: string, content: Uint8Array | string): Promise<void> {
+async function write(file: string, content: Uint8Array | Iterable<string>): Promise<void> {
   await writeFile(file, content).catch((error: unknown) => {
     throw new UserError(`${file}: expected a file to write to, got an error: ${messageOf(error)}`);
   });

@@ -1,8 +1,9 @@
 import sharp from 'sharp';
 import { describe, expect, test } from 'vitest';
+import { heatColour } from '../common/heat.ts';
 import type { RgbImage } from '../data/image.ts';
 import type { Maps } from '../generate/attentionMaps.ts';
-import { drawExplanation, heatColour, heatMap } from './explainPicture.ts';
+import { drawExplanation, heatMap } from './explainPicture.ts';
 
 const flat = (width: number, height: number, ...colour: readonly number[]): RgbImage => ({
   width,
@@ -16,21 +17,6 @@ const pixel = ({ width, data }: RgbImage, x: number, y: number) => {
 const mapOf = (rows: number, columns: number, ...values: number[]): Maps => ({
   shape: [rows, columns],
   data: Float32Array.from(values),
-});
-
-describe('colours', () => {
-  test('go from dark to bright, without a step back', () => {
-    expect(heatColour(0)).toEqual([68, 1, 84]);
-    expect(heatColour(1)).toEqual([253, 231, 37]);
-    expect(heatColour(0.5)).toEqual([35, 144, 140]);
-    expect(heatColour(-1)).toEqual(heatColour(0));
-    expect(heatColour(2)).toEqual(heatColour(1));
-    const bright = Array.from({ length: 101 }, (_, i) => {
-      const [r, g, b] = heatColour(i / 100);
-      return 0.299 * r + 0.587 * g + 0.114 * b;
-    });
-    for (let i = 1; i < bright.length; i++) expect(bright[i]).toBeGreaterThan(bright[i - 1]!);
-  });
 });
 
 describe('a heat map', () => {

@@ -1,25 +1,12 @@
 /**
  * Maps over a picture, drawn: each as a heat map upon the picture in grey, with its label and its range. Knows nothing
- * of what the maps mean. Colours: viridis (CC0), which is uniform to the eye.
+ * of what the maps mean.
  */
 import sharp from 'sharp';
+import { heatColour, percent, rangeOf } from '../common/heat.ts';
 import type { RgbImage } from '../data/image.ts';
 import type { Maps } from '../generate/attentionMaps.ts';
 import type { Panel, PanelGroup } from './explainPanels.ts';
-
-/** Viridis at equal steps, as red, green and blue. */
-const COLOURS = [
-  [68, 1, 84],
-  [72, 40, 120],
-  [62, 73, 137],
-  [49, 104, 142],
-  [38, 130, 142],
-  [31, 158, 137],
-  [53, 183, 121],
-  [110, 206, 88],
-  [181, 222, 43],
-  [253, 231, 37],
-] as const;
 
 /** How much of the colour covers the picture. */
 const COVER = 0.7;
@@ -29,15 +16,6 @@ const [LABEL_HEIGHT, TITLE_HEIGHT, HEAD_HEIGHT] = [44, 40, 64] as const;
 const WIDTH = 2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP;
 /** Panels of very long pictures are squeezed to this. */
 const HEIGHTS = { least: 64, most: 448 } as const;
-
-/** The colour of a value from 0 to 1: red, green and blue, 0 to 255. */
-export function heatColour(value: number): readonly [number, number, number] {
-  const place = Math.min(Math.max(value, 0), 1) * (COLOURS.length - 1);
-  const low = Math.min(Math.floor(place), COLOURS.length - 2);
-  const [from, to] = [COLOURS[low] ?? COLOURS[0], COLOURS[low + 1] ?? COLOURS[0]];
-  const mix = (i: 0 | 1 | 2) => Math.round(from[i] + (place - low) * (to[i] - from[i]));
-  return [mix(0), mix(1), mix(2)];
-}
 
 /** The map over a picture: its least value in the first colour, its largest in the last. */
 export function heatMap({ width, height, data }: RgbImage, { shape, data: values }: Maps): RgbImage {
@@ -62,13 +40,6 @@ export function heatMap({ width, height, data }: RgbImage, { shape, data: values
 /** ITU-R BT.601. */
 const luminance = (rgb: Uint8Array | Uint8ClampedArray, at: number): number =>
   0.299 * (rgb[at] ?? 0) + 0.587 * (rgb[at + 1] ?? 0) + 0.114 * (rgb[at + 2] ?? 0);
-
-function rangeOf(values: Float32Array): { readonly least: number; readonly largest: number } {
-  return values.reduce(
-    ({ least, largest }, x) => ({ least: Math.min(least, x), largest: Math.max(largest, x) }),
-    { least: Infinity, largest: -Infinity },
-  );
-}
 
 /** Something that stands somewhere on the sheet. */
 interface Placed {
@@ -150,11 +121,6 @@ function labels(panel: Panel | undefined, left: number, top: number): readonly s
 function rangeText({ data }: Maps): string {
   const { least, largest } = rangeOf(data);
   return `${percent(least)} to ${percent(largest)} of attention`;
-}
-
-function percent(share: number): string {
-  if (share > 0 && share < 1e-5) return '< 0.001 %';
-  return `${Number((100 * share).toPrecision(2))} %`;
 }
 
 /** A line of SVG text; what does not fit `width` pixels is cut, by the width of an average letter. */

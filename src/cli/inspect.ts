@@ -89,8 +89,9 @@ async function contents({ tensors }: Checkpoint) {
 /** What answering takes, without the working memory of a run. */
 async function memory(config: FusionConfig) {
   const { cacheBytesPerPosition } = await import('../generate/kvCache.ts');
-  const { contextLength, weightBytes } = await import('../generate/limits.ts');
-  const weights = weightBytes(config);
+  const { contextLength } = await import('../generate/limits.ts');
+  const { weightsInMemory } = await import('../generate/memoryNeeds.ts');
+  const weights = weightsInMemory(config, undefined);
   const position = cacheBytesPerPosition(config.decoder);
   const context = Math.min(contextLength(config), USUAL_CONTEXT);
   const image = 4 * 4 * config.vision.patches * config.decoder.hiddenSize;

@@ -8,15 +8,18 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { messageOf, UserError } from '../common/errors.ts';
 import { registerAsk } from './ask.ts';
+import { registerBench } from './bench.ts';
 import { registerChat } from './chat.ts';
 import { registerCheck } from './check.ts';
 import { registerCompare } from './compare.ts';
 import { registerConvert } from './convert.ts';
 import { registerEvalSynth } from './evalSynth.ts';
 import { registerExplain } from './explain.ts';
+import { registerExport } from './export.ts';
 import { registerInit } from './init.ts';
 import { registerInspect } from './inspect.ts';
 import { registerMerge } from './merge.ts';
+import { registerPretrainTower } from './pretrainTower.ts';
 import { registerPull } from './pull.ts';
 import { watchOutput } from './screen.ts';
 import { registerServe } from './serve.ts';
@@ -43,11 +46,14 @@ const COMMANDS = [
   registerInit,
   registerTokenizer,
   registerSynth,
+  registerPretrainTower,
   registerTrain,
   registerEvalSynth,
   registerMerge,
   registerConvert,
+  registerExport,
   registerCompare,
+  registerBench,
 ];
 
 const USER_ERROR = 2;

@@ -5,6 +5,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { TerminalProgress } from '../common/progress.ts';
 import type { AnswerOptions } from '../generate/answer.ts';
+import type { ExpectedUse } from '../generate/fitCheck.ts';
 import type { LoadFormat, LoadOptions } from '../generate/model.ts';
 import { embeddedModel, findModel } from './modelName.ts';
 import { note } from './screen.ts';
@@ -17,8 +18,10 @@ export interface ModelFlags {
   readonly model?: string;
   readonly tokenizer?: string;
   readonly weights?: LoadFormat;
+  readonly imageTokens?: number;
   readonly device: 'auto' | 'cpu' | 'webgpu';
   readonly threads?: number;
+  readonly memoryCheck?: boolean;
   readonly quiet?: boolean;
 }
 
@@ -43,20 +46,29 @@ export function addModelOptions(command: Command): Command {
     .addOption(
       new Option('-m, --model <dir>', 'folder of the checkpoint, or its id on the hub').env('FUSION_MODEL'),
     )
-    .option('--tokenizer <dir>', 'folder with tokenizer.json, where the model has none')
-    .addOption(
-      new Option('--weights <format>', 'convert to this format once, into a cache').choices(WEIGHTS),
-    );
-  return addDeviceOptions(named);
+    .option('--tokenizer <dir>', 'folder with tokenizer.json, where the model has none');
+  return addDeviceOptions(addWeightOptions(named));
 }
 
-/** Adds where to run, on how many threads, and how silently. */
+/** Adds what of a checkpoint is changed as it is loaded. */
+export function addWeightOptions(command: Command): Command {
+  return command
+    .addOption(new Option('--weights <format>', 'convert to this format once, into a cache').choices(WEIGHTS))
+    .option(
+      '--image-tokens <n>',
+      'positions an image takes, a perfect square such as 576, 256 or 144: fewer are quicker',
+      integer,
+    );
+}
+
+/** Adds where to run, on how many threads, whether memory is checked before, and how silently. */
 export function addDeviceOptions(command: Command): Command {
   return command
     .addOption(
       new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
     )
     .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
+    .option('--no-memory-check', 'load a model even where memory is too small for it')
     .option('-q, --quiet', 'no progress, no warnings');
 }
 
@@ -89,14 +101,20 @@ export async function modelFolder({ model, quiet }: ModelFlags): Promise<string>
   return model === undefined ? embeddedModel() : findModel(model, quiet);
 }
 
-/** The library's options for loading. */
-export function loadOptions(flags: ModelFlags, onProgress: TerminalProgress): LoadOptions {
-  const { device, threads, tokenizer, weights, quiet } = flags;
+/** The library's options for loading. use: what memory is checked for. */
+export function loadOptions(
+  flags: ModelFlags,
+  onProgress: TerminalProgress,
+  use: ExpectedUse = {},
+): LoadOptions {
+  const { device, threads, tokenizer, weights, imageTokens, memoryCheck = true, quiet } = flags;
   const tell = (text: string) => {
     onProgress.end();
     note(text);
   };
-  return { device, threads, tokenizer, weights, onProgress, onNote: quiet ? undefined : tell };
+  const memory = memoryCheck ? use : 'unchecked';
+  const onNote = quiet ? undefined : tell;
+  return { device, threads, tokenizer, weights, imageTokens, memory, onProgress, onNote };
 }
 
 /** The library's options for answering; what was not given is left out. */

@@ -2,22 +2,29 @@
  * `fusion serve`: answers over HTTP in OpenAI's format, with a web page. Tells its address on stdout; the first
  * Ctrl-C finishes what runs, the second ends it.
  */
-import { totalmem } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { InternalError, messageOf, UserError } from '../common/errors.ts';
+import { machineMemory } from '../common/machineMemory.ts';
+import type { ModelFiles } from '../generate/model.ts';
 import type { ServableModel } from '../serve/answerer.ts';
 import type { RunningServer, ServerSettings } from '../serve/server.ts';
 import { embeddedModel, findModel } from './modelName.ts';
-import { collect, integer, positive } from './options.ts';
-import { note } from './screen.ts';
+import {
+  addDeviceOptions,
+  addWeightOptions,
+  collect,
+  integer,
+  loadOptions,
+  type ModelFlags,
+  positive,
+} from './options.ts';
+import { note, screenProgress } from './screen.ts';
 
-interface ServeFlags {
+interface ServeFlags extends Omit<ModelFlags, 'model'> {
   readonly model?: readonly string[];
-  readonly tokenizer?: string;
-  readonly device: 'auto' | 'cpu' | 'webgpu';
-  readonly threads?: number;
+  readonly queryLen?: number;
   readonly memoryLimit?: number;
   readonly host: string;
   readonly port: number;
@@ -30,7 +37,6 @@ interface ServeFlags {
   readonly maxPixels: number;
   readonly allowRemoteImages?: boolean;
   readonly votes?: string;
-  readonly quiet?: boolean;
 }
 
 /** The package, which holds the page. */
@@ -59,14 +65,10 @@ export function registerServe(program: Command): void {
       collect,
     )
     .option('--tokenizer <dir>', 'folder with tokenizer.json, where a model has none')
-    .addOption(
-      new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
-    )
-    .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
+    .option('--query-len <n>', 'latent tokens per question where a request does not say', integer)
     .option('--memory-limit <size>', 'memory for models, as 20GB (default: 80% of the machine’s)', byteSize);
-  addLimits(addDoors(command))
+  addDeviceOptions(addWeightOptions(addLimits(addDoors(command))))
     .option('--votes <file>', 'add likes, dislikes and flags to this JSONL file')
-    .option('-q, --quiet', 'no notes')
     .addHelpText('after', HELP)
     .action(serve);
 }
@@ -107,7 +109,7 @@ async function serve(flags: ServeFlags, command: Command): Promise<void> {
 async function settingsOf(flags: ServeFlags, version: string): Promise<ServerSettings> {
   const { openPage } = await import('../serve/pageBuild.ts');
   const { publicRules } = await import('../serve/remoteImage.ts');
-  const memoryLimit = flags.memoryLimit ?? MEMORY_SHARE * totalmem();
+  const memoryLimit = flags.memoryLimit ?? MEMORY_SHARE * machineMemory().total;
   const maxBytes = flags.maxBody;
   return {
     models: await readModels(flags, memoryLimit),
@@ -133,19 +135,18 @@ async function settingsOf(flags: ServeFlags, version: string): Promise<ServerSet
 }
 
 async function readModels(
-  { model, tokenizer, device, threads, maxSequences, quiet }: ServeFlags,
+  flags: ServeFlags,
   memoryLimit: number,
 ): Promise<readonly [ServableModel, ...ServableModel[]]> {
-  const { readModelFiles } = await import('../generate/model.ts');
   const { fusionModel } = await import('../serve/fusionModel.ts');
+  const { device, threads, maxSequences, queryLen: queryLength } = flags;
   const models = new Map<string, ServableModel>();
-  for (const { name, dir } of modelFolders(model)) {
+  for (const { name, dir } of modelFolders(flags.model)) {
     if (models.has(name)) {
       throw new UserError(`model: expected a name for each, got ${name} twice; write --model NAME=${dir}`);
     }
-    const files = await readModelFiles(await findModel(dir, quiet), tokenizer);
-    if (!quiet) files.warnings.forEach(note);
-    const served = fusionModel(name, files, { device, threads, maxSequences });
+    const files = await readModel(dir, flags);
+    const served = fusionModel(name, files, { device, threads, maxSequences, queryLength });
     if (served.bytes > memoryLimit) {
       const [needs, limit] = [served.bytes, memoryLimit].map((bytes) => `${(bytes / 1e9).toFixed(2)} GB`);
       throw new UserError(`${dir}: expected weights of at most ${limit}, got ${needs}; raise --memory-limit`);
@@ -155,6 +156,22 @@ async function readModels(
   const [first, ...others] = models.values();
   if (first === undefined) throw new InternalError('serve: no model');
   return [first, ...others];
+}
+
+/** The files of one model, in the format that is asked for; it fits the memory that is free now. */
+async function readModel(dir: string, flags: ServeFlags): Promise<ModelFiles> {
+  const { checkMemory } = await import('../generate/fitCheck.ts');
+  const { checkQueryLength } = await import('../generate/limits.ts');
+  const { inFormat, readModelFiles } = await import('../generate/model.ts');
+  const { maxSequences: sequences, queryLen: queryLength, weights, quiet = false } = flags;
+  const files = await readModelFiles(await findModel(dir, quiet), flags);
+  const { warnings } = checkQueryLength(files.config, queryLength);
+  const use = { sequences, queryLength, asksAgain: true };
+  const tight = flags.memoryCheck === false ? [] : checkMemory(files, weights, use);
+  if (!quiet) [...files.warnings, ...warnings, ...tight].forEach(note);
+  const progress = screenProgress(quiet);
+  const { model: _models, ...options } = flags;
+  return inFormat(files, loadOptions(options, progress)).finally(() => progress.end());
 }
 
 /** Names and folders; a name is the folder's own unless `NAME=` stands before it. */

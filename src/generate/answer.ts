@@ -3,10 +3,11 @@
  * stop string, the limit or the caller ends it. Knows nothing of how a conversation came about (`chat.ts`).
  */
 import type { OnProgress } from '../common/progress.ts';
-import { encodePrompt, type Message, withSystemText } from '../data/conversation.ts';
+import { type EncodedPrompt, encodePrompt, type Message, withSystemText } from '../data/conversation.ts';
+import type { FusionConfig } from '../model/config.ts';
 import { type AnswerInputs, type Clock, prepareInputs, startClock, timed } from './answerInputs.ts';
 import { AnswerWriter } from './answerWriter.ts';
-import { type PromptIds, promptLength } from './batchDecoder.ts';
+import { type PrefillOptions, type PromptIds, promptLength } from './batchDecoder.ts';
 import { DecodeSession } from './decodeSession.ts';
 import { checkContext, checkMaxTokens, checkQueryLength } from './limits.ts';
 import { checkLogprobs, type TokenLogprob } from './logprobs.ts';
@@ -27,7 +28,7 @@ export interface AnswerOptions extends SamplingOptions {
   readonly queryLength?: number | undefined;
   /** How many alternatives each token's log-probability comes with, 0 to 20; no log-probabilities unless given. */
   readonly logprobs?: number | undefined;
-  /** Ends the answer early: looked at between crops and between tokens. */
+  /** Ends the answer early: looked at between crops, between the parts of a long prompt, and between tokens. */
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: OnProgress | undefined;
 }
@@ -96,7 +97,8 @@ export interface AnswerPlan {
 
 /**
  * Answers a conversation: `text` events as the text becomes certain, then one `done`. An aborted signal ends it
- * with `finishReason: 'cancelled'` and what was said so far; leaving the loop early frees everything too.
+ * with `finishReason: 'cancelled'` and what was said so far; leaving the loop early frees everything too. given: the
+ * plan of this conversation and these options, where it was made before; a plan serves one answer.
  *
  * @throws UserError at the first event for options out of range and for a prompt that, with its answer, does
  * not fit the context; nothing has been computed then.
@@ -105,11 +107,13 @@ export async function* streamAnswer(
   model: FusionModel,
   conversation: Conversation,
   options: AnswerOptions = {},
+  given?: AnswerPlan,
 ): AsyncGenerator<AnswerEvent, void, undefined> {
-  const plan = planAnswer(model, conversation.messages, conversation.picture !== undefined, options);
+  const { messages, picture } = conversation;
+  const plan = given ?? planAnswer(model, messages, picture !== undefined, options);
   const clock = startClock(model);
   const writer = new AnswerWriter(model, plan, options);
-  const inputs = await prepareInputs(model, plan, conversation.picture, options, clock);
+  const inputs = await prepareInputs(model, plan, picture, options, clock);
   if (inputs !== undefined) {
     try {
       for await (const event of decodeAnswer(model, plan, inputs, writer, options, clock)) yield event;
@@ -135,27 +139,32 @@ async function* decodeAnswer(
   if (cancelled()) return;
   const session = new DecodeSession(model, plan.prompt, features, plan.queryLength);
   try {
-    let logits = await timed(clock, 'prefill', () => readPrompt(() => session.prefill(), plan, options));
+    let logits = await timed(clock, 'prefill', () =>
+      readPrompt((run) => session.prefill(run), plan, options),
+    );
     while (!cancelled()) {
       const event = writer.take(logits);
       if (event !== undefined) yield event;
       if (writer.finishReason !== undefined || cancelled()) return;
       logits = await timed(clock, 'decode', () => session.append(writer.tokens.at(-1) as number));
     }
+  } catch (error) {
+    if (!cancelled()) throw error;
   } finally {
     await session.free();
   }
 }
 
-/** Prefills and reports it. */
+/** Prefills, with what `prefill` is to be stopped and to report by. */
 export async function readPrompt<T>(
-  prefill: () => Promise<T>,
+  prefill: (run: PrefillOptions) => Promise<T>,
   { promptTokens: total }: AnswerPlan,
-  { onProgress }: AnswerOptions,
+  { onProgress, signal }: AnswerOptions,
 ): Promise<T> {
-  onProgress?.({ phase: 'prefill', done: 0, total, unit: 'tokens' });
-  const result = await prefill();
-  onProgress?.({ phase: 'prefill', done: total, total, unit: 'tokens' });
+  const report = (done: number) => onProgress?.({ phase: 'prefill', done, total, unit: 'tokens' });
+  report(0);
+  const result = await prefill({ signal, onShare: (share) => report(Math.floor(share * total)) });
+  report(total);
   return result;
 }
 
@@ -179,11 +188,16 @@ export function planAnswer(
   hasImage: boolean,
   options: AnswerOptions,
 ): AnswerPlan {
+  checkAnswerOptions(options);
+  checkQueryLength(config, options.queryLength);
+  const withText = withSystemText(format, options.systemText);
+  return planPrompt(config, encodePrompt(tokenizer, withText, messages, { hasImage }), options);
+}
+
+/** The limits of an answer to a prompt. @throws UserError as `planAnswer`. */
+export function planPrompt(config: FusionConfig, prompt: EncodedPrompt, options: AnswerOptions): AnswerPlan {
   const stops = checkAnswerOptions(options);
   const { queryLength, warnings } = checkQueryLength(config, options.queryLength);
-  const prompt = encodePrompt(tokenizer, withSystemText(format, options.systemText), messages, {
-    hasImage,
-  });
   const promptTokens = promptLength(config, prompt.inputIds, queryLength);
   const maxTokens = checkContext(config, promptTokens, options.maxTokens);
   const drawn = options.temperature ? Math.floor(Math.random() * 2 ** 32) : 0;

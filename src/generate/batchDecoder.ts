@@ -11,7 +11,7 @@ import { usesLongFactors } from '../model/rotary.ts';
 import { END_OF_QUESTION, IGNORE } from '../model/sentinels.ts';
 import { expandedLength, layOutSequences, type SequenceSizes } from '../model/sequence.ts';
 import type { Device, ResidentTensor } from '../runtime/types.ts';
-import type { ModelPrograms } from './compiled.ts';
+import type { BoundRunOptions, ModelPrograms } from './compiled.ts';
 import { imageTokenCount } from './imageFeatures.ts';
 import { type CacheOptions, type CacheRow, KvCache } from './kvCache.ts';
 
@@ -46,6 +46,9 @@ export interface DecodeSequence {
   readonly queryLength: number;
   readonly row: CacheRow;
 }
+
+/** How reading a prompt is stopped and reports; only models that read prompts in parts look at it. */
+export type PrefillOptions = Pick<BoundRunOptions, 'signal' | 'onShare'>;
 
 /** A sequence's next token. */
 export interface NextToken {
@@ -91,17 +94,18 @@ export class BatchDecoder {
     return this.#cache.capacity;
   }
 
-  /** Takes a sequence in and reads its prompt: the next token's logits are f32 [V]. */
+  /** Takes a sequence in and reads its prompt: the next token's logits are f32 [V]. Stopped, nothing is left of it. */
   async join(
     { inputIds, endsOfQuestion }: PromptIds,
     features: VisionFeatures,
     queryLength: number,
+    options?: PrefillOptions,
   ): Promise<{ readonly sequence: DecodeSequence; readonly logits: Float32Array }> {
     const ids = Array.from(inputIds);
     const row = await this.#cache.open(promptLength(this.#context.config, ids, queryLength) + 1);
     const sequence = { ids, endsOfQuestion, features, queryLength, row };
     try {
-      return { sequence, logits: await this.prefill(sequence) };
+      return { sequence, logits: await this.prefill(sequence, options) };
     } catch (error) {
       this.leave(sequence);
       throw error;
@@ -109,7 +113,7 @@ export class BatchDecoder {
   }
 
   /** Reads everything of a sequence so far and gives the next token's logits: f32 [V]. */
-  async prefill(sequence: DecodeSequence): Promise<Float32Array> {
+  async prefill(sequence: DecodeSequence, options: PrefillOptions = {}): Promise<Float32Array> {
     const { config, programs } = this.#context;
     const { features, queryLength, row } = sequence;
     const layout = sequenceLayout(config, sequence);
@@ -125,7 +129,7 @@ export class BatchDecoder {
         tile_features: features.tiles,
         last_positions: i32(Int32Array.of(length - 1)),
       },
-      { write: this.#cache.writes(row) },
+      { ...options, write: this.#cache.writes(row) },
     );
     this.#cache.advance(row, length);
     return outputs.logits?.data as Float32Array;

@@ -8,6 +8,7 @@ import {
   type Answer,
   type AnswerEvent,
   type AnswerOptions,
+  type AnswerPlan,
   type Conversation,
   planAnswer,
   type Reader,
@@ -70,7 +71,7 @@ export function checkQuestion(text: string): void {
 }
 
 /**
- * Whether a first question can be answered, found out without the weights.
+ * How a first question is answered, found out without the weights.
  *
  * @throws UserError as `stream`, images apart.
  */
@@ -79,9 +80,9 @@ export function checkFirstQuestion(
   text: string,
   showsImage: boolean,
   options: AnswerOptions,
-): void {
+): AnswerPlan {
   checkQuestion(text);
-  planAnswer(reader, [messageOf({ role: 'user', text, showsImage })], showsImage, options);
+  return planAnswer(reader, [messageOf({ role: 'user', text, showsImage })], showsImage, options);
 }
 
 async function wholeAnswer(events: AsyncIterable<AnswerEvent>): Promise<Answer> {

@@ -15,9 +15,16 @@ import {
 } from '../model/programs.ts';
 import type { Device, Executable, Feed, RunOptions, RunResult } from '../runtime/types.ts';
 
+export interface BoundRunOptions extends RunOptions {
+  /** Looked at between the parts of a run that has several; rejects with its reason. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told between these parts how much of the run is done, from 0 to 1. */
+  readonly onShare?: ((done: number) => void) | undefined;
+}
+
 /** A compiled program that needs only what is not a weight. */
 export interface BoundProgram {
-  run(feeds: Readonly<Record<string, Feed>>, options?: RunOptions): Promise<RunResult>;
+  run(feeds: Readonly<Record<string, Feed>>, options?: BoundRunOptions): Promise<RunResult>;
 }
 
 /** The programs of a loaded model, each compiled when it is first needed. */
@@ -105,6 +112,10 @@ export class CompiledPrograms implements ModelPrograms {
       return weight === undefined ? [] : [[name, weight] as const];
     });
     const weights = Object.fromEntries(needed);
-    return { run: (feeds, options) => executable.run({ ...weights, ...feeds }, options) };
+    return {
+      // One run is one part.
+      run: (feeds, { signal: _signal, onShare: _onShare, ...options } = {}) =>
+        executable.run({ ...weights, ...feeds }, options),
+    };
   }
 }

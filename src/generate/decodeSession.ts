@@ -6,6 +6,7 @@ import {
   BatchDecoder,
   type DecodeContext,
   type DecodeSequence,
+  type PrefillOptions,
   type PromptIds,
   type VisionFeatures,
 } from './batchDecoder.ts';
@@ -42,8 +43,13 @@ export class DecodeSession {
   }
 
   /** Reads the prompt and gives the next token's logits: f32 [V]. */
-  async prefill(): Promise<Float32Array> {
-    const { sequence, logits } = await this.#decoder.join(this.#prompt, this.#features, this.#queryLength);
+  async prefill(options?: PrefillOptions): Promise<Float32Array> {
+    const { sequence, logits } = await this.#decoder.join(
+      this.#prompt,
+      this.#features,
+      this.#queryLength,
+      options,
+    );
     this.#sequence = sequence;
     return logits;
   }

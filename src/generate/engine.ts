@@ -4,7 +4,15 @@
  * Knows nothing of who asks (`serve`) or of how text is made of logits (`answerWriter.ts`).
  */
 import { UserError } from '../common/errors.ts';
-import { type AnswerEvent, type AnswerOptions, type Conversation, planAnswer, readPrompt } from './answer.ts';
+import { nextTurn } from '../common/nextTurn.ts';
+import {
+  type AnswerEvent,
+  type AnswerOptions,
+  type AnswerPlan,
+  type Conversation,
+  planAnswer,
+  readPrompt,
+} from './answer.ts';
 import { prepareInputs, timed } from './answerInputs.ts';
 import { AnswerRequest } from './answerRequest.ts';
 import { BatchDecoder } from './batchDecoder.ts';
@@ -72,18 +80,20 @@ export class Engine {
 
   /**
    * Answers a conversation as `streamAnswer` does, together with others; requests begin in the order they came. An
-   * aborted signal gives `done` at once, with `finishReason: 'cancelled'`; so does leaving the loop, without it.
+   * aborted signal gives `done` at once, with `finishReason: 'cancelled'`; so does leaving the loop, without it. plan:
+   * as for `streamAnswer`.
    *
    * @throws UserError at the first event as `streamAnswer`, after `close`, and where `close` came first.
    */
   async *stream(
     conversation: Conversation,
     options: AnswerOptions = {},
+    plan?: AnswerPlan,
   ): AsyncGenerator<AnswerEvent, void, undefined> {
     if (this.#closed) throw closedError();
     const { messages, picture } = conversation;
-    const plan = planAnswer(this.#model, messages, picture !== undefined, options);
-    const request = new AnswerRequest(this.#model, plan, conversation, options);
+    const planned = plan ?? planAnswer(this.#model, messages, picture !== undefined, options);
+    const request = new AnswerRequest(this.#model, planned, conversation, options);
     this.#waiting.push(request);
     this.#start();
     yield* request.events();
@@ -158,8 +168,12 @@ export class Engine {
     if (request.over || inputs === undefined) return freeInputs(request);
     try {
       const { sequence, logits } = await timed(clock, 'prefill', () => {
-        const join = () => this.#decoder.join(plan.prompt, inputs.features, plan.queryLength);
-        return readPrompt(join, plan, options);
+        const { prompt, queryLength } = plan;
+        return readPrompt(
+          (run) => this.#decoder.join(prompt, inputs.features, queryLength, run),
+          plan,
+          options,
+        );
       });
       request.sequence = sequence;
       this.#running.add(request);
@@ -185,6 +199,8 @@ export class Engine {
       for (const [i, request] of requests.entries()) {
         request.clock.decode += seconds;
         this.#take(request, logits[i] as Float32Array);
+        // Choosing of 128k tokens takes milliseconds: between two answers others have their turn.
+        await nextTurn();
       }
     } catch (error) {
       for (const request of requests) request.fail(error);

@@ -75,7 +75,7 @@ export interface ExplainOptions
 }
 
 /**
- * Answers a conversation as `streamAnswer` does, and explains the answer.
+ * Answers a conversation as `streamAnswer` does, and explains the answer. plan: as for `streamAnswer`.
  *
  * @throws UserError as `streamAnswer` and `explainAnswer`.
  */
@@ -83,15 +83,17 @@ export async function explain(
   model: FusionModel,
   conversation: Conversation,
   options: AnswerOptions = {},
+  plan?: AnswerPlan,
 ): Promise<{ readonly answer: Answer; readonly explanation: Explanation }> {
   pictureOf(conversation);
-  for await (const event of streamAnswer(model, conversation, options)) {
+  const planned = plan ?? planAnswer(model, conversation.messages, true, options);
+  for await (const event of streamAnswer(model, conversation, options, planned)) {
     if (event.type !== 'done') continue;
     const { answer } = event;
     const { tokens, queryLength } = answer;
     const { systemText, signal, onProgress } = options;
     const given = { tokens, queryLength, systemText, signal, onProgress };
-    return { answer, explanation: await explainAnswer(model, conversation, given) };
+    return { answer, explanation: await explainPlanned(model, conversation, given, planned) };
   }
   throw new Error('internal: an answer ended without its last event');
 }
@@ -107,13 +109,21 @@ export async function explainAnswer(
   conversation: Conversation,
   options: ExplainOptions,
 ): Promise<Explanation> {
-  const { tokens, queryLength, systemText, signal } = options;
+  const { tokens, queryLength, systemText } = options;
+  pictureOf(conversation);
+  const limits = { queryLength, systemText, maxTokens: Math.max(tokens.length, 1) };
+  const plan = planAnswer(model, conversation.messages, true, limits);
+  return explainPlanned(model, conversation, options, plan);
+}
+
+async function explainPlanned(
+  model: FusionModel,
+  conversation: Conversation,
+  options: ExplainOptions,
+  plan: AnswerPlan,
+): Promise<Explanation> {
+  const { tokens, signal } = options;
   const picture = pictureOf(conversation);
-  const plan = planAnswer(model, conversation.messages, true, {
-    queryLength,
-    systemText,
-    maxTokens: Math.max(tokens.length, 1),
-  });
   const inputs = await prepareInputs(model, plan, picture, options, startClock(model));
   if (inputs === undefined) throw signal?.reason;
   try {

@@ -1,8 +1,5 @@
-/** An explanation as JSON: names in snake_case, numbers with five digits. Knows nothing of who reads it. */
-import type { Maps } from './attentionMaps.ts';
+/** An explanation as what `jsonPieces` writes: names in snake_case. Knows nothing of who reads it. */
 import type { Explanation } from './explain.ts';
-
-const DIGITS = 5;
 
 /** Every array as `{ shape, data }`, row-major; what a model does not have is null. */
 export function explanationJson(explanation: Explanation): Readonly<Record<string, unknown>> {
@@ -12,22 +9,18 @@ export function explanationJson(explanation: Explanation): Readonly<Record<strin
     answer_tokens: answerTokens,
     tower: tower
       ? {
-          patches_to_question: mapsJson(tower.patchesToQuestion),
-          question_to_patches: mapsJson(tower.questionToPatches),
+          patches_to_question: tower.patchesToQuestion,
+          question_to_patches: tower.questionToPatches,
         }
       : null,
     interaction: interaction
       ? {
           after_decoder_layers: interaction.after,
-          windows: mapsJson(interaction.windows),
-          latents: mapsJson(interaction.latents),
-          all: mapsJson(interaction.all),
+          windows: interaction.windows,
+          latents: interaction.latents,
+          all: interaction.all,
         }
       : null,
-    answer: { layers: mapsJson(answer.layers), mean: mapsJson(answer.mean) },
+    answer: { layers: answer.layers, mean: answer.mean },
   };
-}
-
-function mapsJson({ shape, data }: Maps) {
-  return { shape, data: Array.from(data, (x) => Number(x.toPrecision(DIGITS))) };
 }

@@ -3,7 +3,7 @@
  */
 import { UserError } from '../common/errors.ts';
 import type { FusionConfig } from '../model/config.ts';
-import { expectedTensors } from '../model/weights.ts';
+import { imageTokenCount } from './imageFeatures.ts';
 
 /** Tokens an answer may take where nobody says: this, or what the context leaves. */
 export const DEFAULT_MAX_TOKENS = 1024;
@@ -36,6 +36,31 @@ export function checkQueryLength(config: FusionConfig, wanted: number | undefine
   };
 }
 
+/**
+ * `config` with the whole crop's tokens resized to `wanted`, and a warning where the model was not trained so. Any
+ * perfect square up to the tower's patches will run.
+ *
+ * @throws UserError for another number. Source: FUSION-L, config key `image_tokens_side`.
+ */
+export function withImageTokens(
+  config: FusionConfig,
+  wanted: number | undefined,
+): { readonly config: FusionConfig; readonly warnings: readonly string[] } {
+  const trained = imageTokenCount(config);
+  if (wanted === undefined || wanted === trained) return { config, warnings: [] };
+  const { grid, patches } = config.vision;
+  const side = Math.sqrt(wanted);
+  if (!Number.isInteger(side) || wanted < 1 || wanted > patches) {
+    throw new UserError(
+      `image tokens: expected a perfect square from 1 to ${patches}, got ${wanted}; this model was trained with ${trained}`,
+    );
+  }
+  return {
+    config: { ...config, imageTokensSide: side === grid ? undefined : side },
+    warnings: [`image tokens ${wanted}: the model was trained with ${trained}`],
+  };
+}
+
 /** Positions a sequence may have in all. */
 export function contextLength({ maxLength, decoder }: FusionConfig): number {
   return Math.min(maxLength, decoder.maxPositions);
@@ -62,10 +87,4 @@ export function checkContext(config: FusionConfig, prompt: number, wanted: numbe
   throw new UserError(
     `prompt and answer: expected at most ${context} tokens (the model's context), got ${prompt + answer}: ${prompt} of the prompt and ${answer} of the answer; ${advice}`,
   );
-}
-
-/** Bytes of all weights in f32. */
-export function weightBytes(config: FusionConfig): number {
-  const sizes = [...expectedTensors(config).values()].map((shape) => shape.reduce((a, b) => a * b, 1));
-  return sizes.reduce((a, b) => a + b, 0) * Float32Array.BYTES_PER_ELEMENT;
 }

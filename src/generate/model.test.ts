@@ -6,7 +6,7 @@ import { CountingDevice } from '../../test/support/countingDevice.ts';
 import { openCheckpoint } from '../checkpoint/folder.ts';
 import { UserError } from '../common/errors.ts';
 import { ask } from './chat.ts';
-import { loadModel, memoryWarnings } from './model.ts';
+import { loadModel } from './model.ts';
 import { withVocabulary } from './vocabulary.ts';
 
 const copies: CheckpointCopy[] = [];
@@ -90,16 +90,5 @@ test('the tokenizer may lie elsewhere; where there is none, nothing is loaded', 
   expect(device.live).toBe(0);
   const model = await loadModel(dir, { device, tokenizer: join(GOLDEN, 'tokenizers/llama3') });
   expect((await ask(model, 'Hello', { maxTokens: 2 })).tokens).toHaveLength(2);
-  await model.dispose();
-});
-
-test('weights that are larger than the memory are told of', async () => {
-  const model = await loadModel(copy(), { device: new CountingDevice() });
-  const bytes =
-    4 * Object.values(model.weights).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-  expect(memoryWarnings('dir', model.config, bytes)).toEqual([]);
-  expect(memoryWarnings('dir', model.config, bytes - 1)).toEqual([
-    expect.stringMatching(/dir: the weights take/),
-  ]);
   await model.dispose();
 });

@@ -3,7 +3,7 @@
  * device. Cheap checks come before the weights, so that a wrong folder is told at once. Knows nothing of
  * questions.
  */
-import { availableParallelism, totalmem } from 'node:os';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
 import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
@@ -24,9 +24,10 @@ import { validateTensors } from '../model/weights.ts';
 import { openDevice } from '../runtime/device.ts';
 import type { Device, DeviceName } from '../runtime/types.ts';
 import { CompiledPrograms, type ModelPrograms } from './compiled.ts';
+import { checkMemory, type ExpectedUse } from './fitCheck.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
-import { weightBytes } from './limits.ts';
+import { withImageTokens } from './limits.ts';
 import { StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
 import { growVocabulary, withVocabulary } from './vocabulary.ts';
@@ -45,8 +46,15 @@ export interface LoadOptions {
    * a cache. A converted folder needs no word of it.
    */
   readonly weights?: LoadFormat | undefined;
+  /**
+   * Positions that an image takes in the sequence, a perfect square; the config's unless given. Of files that were
+   * read before, what they were read with counts.
+   */
+  readonly imageTokens?: number | undefined;
+  /** What memory is checked for before loading; `unchecked` loads anyway. */
+  readonly memory?: ExpectedUse | 'unchecked' | undefined;
   readonly onProgress?: OnProgress | undefined;
-  /** Told of work that takes long and is done once, one line each. */
+  /** Told of work that takes long and is done once, and of memory that may not be enough, one line each. */
   readonly onNote?: ((text: string) => void) | undefined;
 }
 
@@ -80,8 +88,10 @@ export interface ModelFiles {
   readonly format: ConversationFormat;
   readonly stopIds: ReadonlySet<number>;
   readonly warnings: readonly string[];
+  /** The folder that `tokenizer` was read from. */
+  readonly tokenizerDir: string;
   readonly checkpoint: Checkpoint;
-  /** As config.json has it: with as many vocabulary rows as the checkpoint. */
+  /** With as many vocabulary rows as the checkpoint. */
   readonly trained: FusionConfig;
   /** Of a converted folder, how its weights are kept. */
   readonly quantization: Quantization | undefined;
@@ -90,14 +100,18 @@ export interface ModelFiles {
 }
 
 /**
- * Reads everything but the weights of the checkpoint in `dir`. tokenizer: as in `LoadOptions`.
+ * Reads everything but the weights of the checkpoint in `dir`.
  *
- * @throws UserError for a folder that lacks something or holds something else than its config says, and a
- * tokenizer that is absent or does not fit the conversation format.
+ * @throws UserError for a folder that lacks something or holds something else than its config says, a tokenizer that
+ * is absent or does not fit the conversation format, and a number of image tokens that cannot be.
  */
-export async function readModelFiles(dir: string, tokenizer = dir): Promise<ModelFiles> {
+export async function readModelFiles(
+  dir: string,
+  { tokenizer = dir, imageTokens }: Pick<LoadOptions, 'tokenizer' | 'imageTokens'> = {},
+): Promise<ModelFiles> {
   const start = performance.now();
-  const trained = await readFusionConfig(dir);
+  const resized = withImageTokens(await readFusionConfig(dir), imageTokens);
+  const trained = resized.config;
   const checkpoint = await openCheckpoint(dir);
   const quantization = await readQuantization(dir);
   if (quantization === undefined) validateTensors(trained, checkpoint);
@@ -105,19 +119,22 @@ export async function readModelFiles(dir: string, tokenizer = dir): Promise<Mode
   const text = await loadText(dir, trained, tokenizer);
   const config = withVocabulary(trained, text.tokenizer.vocabularySize);
   if (quantization !== undefined && config !== trained) throw withoutRows(dir, trained, config);
-  const memory = quantization === undefined ? memoryWarnings(dir, config, totalmem()) : [];
-  const warnings = [...vocabularyWarnings(dir, trained, config), ...memory];
+  const warnings = [...vocabularyWarnings(dir, trained, config), ...resized.warnings];
   const seconds = (performance.now() - start) / 1e3;
-  return { dir, config, ...text, warnings, checkpoint, trained, quantization, seconds };
+  const found = { ...text, tokenizerDir: tokenizer, warnings, checkpoint, trained, quantization };
+  return { dir, config, ...found, seconds };
 }
 
 /**
  * Loads the checkpoint in a folder (or one whose files were read already) for answering.
  *
- * @throws UserError as `readModelFiles`, and for a device that is not there.
+ * @throws UserError as `readModelFiles`, for memory that surely is not enough, and for a device that is not there.
  */
 export async function loadModel(from: string | ModelFiles, options: LoadOptions = {}): Promise<FusionModel> {
-  const found = typeof from === 'string' ? await readModelFiles(from, options.tokenizer) : from;
+  const found = typeof from === 'string' ? await readModelFiles(from, options) : from;
+  if (options.memory !== 'unchecked') {
+    for (const warning of checkMemory(found, options.weights, options.memory)) options.onNote?.(warning);
+  }
   const files = await inFormat(found, options);
   const start = performance.now();
   const { dir, config, tokenizer, format, stopIds: ends, warnings } = files;
@@ -160,9 +177,13 @@ async function loadText(
   return { tokenizer, format, stopIds: new Set([...eos, ...stopIds(format, tokenizer)]) };
 }
 
-/** The files of the model in the format that is asked for, converted where need be. */
-async function inFormat(files: ModelFiles, options: LoadOptions): Promise<ModelFiles> {
-  const { weights, tokenizer, threads, onProgress, onNote } = options;
+/**
+ * The files of the model in the format that is asked for, converted where need be.
+ *
+ * @throws UserError for a folder that cannot be converted so.
+ */
+export async function inFormat(files: ModelFiles, options: LoadOptions): Promise<ModelFiles> {
+  const { weights, tokenizer, imageTokens, threads, onProgress, onNote } = options;
   const { dir, quantization } = files;
   const kept = quantization?.formats.decoder ?? 'f32';
   if (weights === undefined || weights === kept) return files;
@@ -174,7 +195,7 @@ async function inFormat(files: ModelFiles, options: LoadOptions): Promise<ModelF
   if (files.config !== files.trained) throw withoutRows(dir, files.trained, files.config);
   const formats = partFormats(weights);
   const made = await convertedFolder(dir, { label: weights, formats, threads, onProgress, onNote });
-  return readModelFiles(made, tokenizer ?? dir);
+  return readModelFiles(made, { tokenizer: tokenizer ?? dir, imageTokens });
 }
 
 async function loadPrograms(
@@ -214,11 +235,3 @@ const withoutRows = (dir: string, trained: FusionConfig, config: FusionConfig): 
   new UserError(
     `${dir}: expected a vocabulary row for each of the tokenizer's ${config.decoder.vocabSize} ids to convert it, got ${trained.decoder.vocabSize}; use it in f32`,
   );
-
-/** Whether the weights alone are more than the machine's memory (in bytes). */
-export function memoryWarnings(dir: string, config: FusionConfig, memory: number): readonly string[] {
-  const needed = weightBytes(config);
-  if (needed <= memory) return [];
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
-  return [`${dir}: the weights take ${gigabytes(needed)} in f32, this machine has ${gigabytes(memory)}`];
-}

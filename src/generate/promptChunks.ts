@@ -19,6 +19,8 @@ export interface ChunkedGroup {
   readonly write: Writes;
   /** Whether the group gives its output at `last_positions` only, which are ascending. */
   readonly atPositions: boolean;
+  /** Called before each part with the positions done; what it throws ends the work. */
+  readonly before: (done: number) => void;
   run(feeds: Feeds, options: RunOptions): Promise<RunResult>;
 }
 
@@ -43,6 +45,7 @@ export async function runInChunks(
     const caches = new Map<string, ResidentTensor>();
     for (const name of group.names) caches.set(name, await zeros(group.cacheShape(positions)));
     for (let at = 0; at < positions; at += chunk) {
+      group.before(at);
       const count = Math.min(chunk, positions - at);
       const part = await device.zeros('f32', [1, count, width]);
       held.push(part);

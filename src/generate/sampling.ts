@@ -170,23 +170,29 @@ function candidates(scores: Float32Array, max: number, options: Resolved): Candi
 /** The k most likely tokens, best first. */
 function rank(scores: Float32Array, k: number, weigh: (score: number) => number): Required<Candidates> {
   const ids = largest(scores, k);
-  return { ids, weights: Float64Array.from(ids, (id) => weigh(at(scores, id))) };
+  const weights = new Float64Array(ids.length);
+  for (let i = 0; i < ids.length; i++) weights[i] = weigh(at(scores, ids[i] as number));
+  return { ids, weights };
 }
 
 /**
- * Top-p over the whole vocabulary. Instead of sorting it, looks at the 256 most likely tokens, and at eight
- * times as many while these do not reach p.
+ * Top-p over the whole vocabulary. Instead of sorting it, looks at the 256 most likely tokens, and at more
+ * only where these do not reach p.
  */
 function nucleusOfAll(scores: Float32Array, topP: number, weigh: (score: number) => number): Candidates {
   const weights = new Float64Array(scores.length);
   for (let id = 0; id < scores.length; id++) weights[id] = weigh(scores[id] as number);
   if (topP === 1) return { weights };
   const total = sum(weights);
-  for (let k = 256; ; k *= 8) {
-    const ranked = rank(scores, Math.min(k, scores.length), weigh);
-    if (k >= scores.length || sum(ranked.weights) >= topP * total) return nucleus(ranked, topP, total);
+  for (const k of FIRST_LOOKS) {
+    const ranked = rank(scores, k, weigh);
+    if (sum(ranked.weights) >= topP * total) return nucleus(ranked, topP, total);
   }
+  return nucleus(rank(scores, scores.length, weigh), topP, total);
 }
+
+/** How many tokens top-p looks at before it looks at all. */
+const FIRST_LOOKS = [256, 2047] as const;
 
 /** The shortest head of ranked tokens whose weights reach `topP` of the total; at least one. */
 function nucleus(ranked: Required<Candidates>, topP: number, total = sum(ranked.weights)): Candidates {
@@ -215,13 +221,40 @@ function draw({ ids, weights }: Candidates, random: Random): number {
   return ids ? (ids[chosen] as number) : chosen;
 }
 
-/**
- * The ids of the k largest scores, best first, ties by lowest id.
- *
- * One scan with a heap of k ids whose root is the worst kept: almost every score fails one comparison.
- */
+/** From so many on, sorting all scores is quicker than a heap. */
+const MANY = 2048;
+
+/** The ids of the k largest scores, best first, ties by lowest id. */
 function largest(scores: Float32Array, k: number): Uint32Array {
-  const heap = Uint32Array.from({ length: Math.min(k, scores.length) }, (_, id) => id);
+  const count = Math.min(k, scores.length);
+  return count < MANY ? largestByHeap(scores, count) : largestBySort(scores, count);
+}
+
+/**
+ * A score and its id as one f64, in the order wanted: the score's bits, which order like integers when those of
+ * negative scores are turned, above the id's; 32 + 21 bits are what an f64 holds.
+ */
+function largestBySort(scores: Float32Array, k: number): Uint32Array {
+  const bits = new Int32Array(scores.slice().buffer);
+  const keys = new Float64Array(scores.length);
+  for (let id = 0; id < keys.length; id++) {
+    const word = bits[id] as number;
+    const order = word < 0 ? -(word & 0x7fffffff) : word;
+    keys[id] = id - order * ID_SPAN;
+  }
+  keys.sort();
+  const ids = new Uint32Array(k);
+  // ID_SPAN is 2^21, and bitwise operators take a number modulo 2^32.
+  for (let i = 0; i < k; i++) ids[i] = (keys[i] as number) & (ID_SPAN - 1);
+  return ids;
+}
+
+/** Ids lie below it. */
+const ID_SPAN = 2 ** 21;
+
+/** One scan with a heap of k ids whose root is the worst kept: almost every score fails one comparison. */
+function largestByHeap(scores: Float32Array, k: number): Uint32Array {
+  const heap = Uint32Array.from({ length: k }, (_, id) => id);
   if (heap.length === 0) return heap;
   for (let root = (heap.length >> 1) - 1; root >= 0; root--) sink(heap, root, scores);
   let worst = scores[heap[0] as number] as number;

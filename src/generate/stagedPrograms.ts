@@ -28,7 +28,7 @@ import type {
   RunOptions,
   RunResult,
 } from '../runtime/types.ts';
-import type { BoundProgram, ModelPrograms } from './compiled.ts';
+import type { BoundProgram, BoundRunOptions, ModelPrograms } from './compiled.ts';
 import { runInChunks } from './promptChunks.ts';
 import { StageCache } from './stageCache.ts';
 import type { StagedWeights } from './stagedWeights.ts';
@@ -37,9 +37,9 @@ type Feeds = Readonly<Record<string, Feed>>;
 type Writes = NonNullable<RunOptions['write']>;
 
 /** Rounded weights that may stay compiled beside the decoder though not every step needs them. */
-const KEPT_BYTES = 256e6;
+export const KEPT_BYTES = 256e6;
 /** Positions of a prompt that are read at a time. */
-const CHUNK = 128;
+export const PROMPT_CHUNK = 128;
 const VISION = 'vision';
 const HEAD = 'head';
 
@@ -54,7 +54,7 @@ export class StagedPrograms implements ModelPrograms {
   readonly #keepsInteraction: boolean;
 
   /** chunk: positions of a prompt that are read at a time. */
-  constructor(device: Device, config: FusionConfig, weights: StagedWeights, chunk = CHUNK) {
+  constructor(device: Device, config: FusionConfig, weights: StagedWeights, chunk = PROMPT_CHUNK) {
     this.#device = device;
     this.#chunk = chunk;
     this.#model = { config, weights };
@@ -115,7 +115,7 @@ export class StagedPrograms implements ModelPrograms {
     return this.#stage(VISION, () => visionStage(this.#model), looked, options);
   }
 
-  async #runPrefill(feeds: Feeds, queryLength: number, options: RunOptions = {}): Promise<RunResult> {
+  async #runPrefill(feeds: Feeds, queryLength: number, options: BoundRunOptions = {}): Promise<RunResult> {
     if (!this.#keepsVision) await this.#stages.drop(VISION);
     const looked = await this.#lookUp(feeds, 'text_ids');
     const begin = () => beginStage(this.#model, queryLength);
@@ -142,7 +142,7 @@ export class StagedPrograms implements ModelPrograms {
   }
 
   /** The decoder's layers and the head; with windows to look at, the interaction layers between them. */
-  async #layers(feeds: Feeds, first: Feed, options: RunOptions): Promise<RunResult> {
+  async #layers(feeds: Feeds, first: Feed, options: BoundRunOptions): Promise<RunResult> {
     const outputs: Record<string, HostTensor> = {};
     let states = first;
     /** Frees what a stage read, and gives what it made. */
@@ -161,8 +161,9 @@ export class StagedPrograms implements ModelPrograms {
       () => this.#load(headStage(this.#model)),
       async () => {},
     );
-    for (const group of this.#groups) {
-      states = await step((all) => this.#layerGroup(group, all, writesOf(group, options)));
+    for (const [i, group] of this.#groups.entries()) {
+      const before = (share: number) => reportShare((i + share) / this.#groups.length, options);
+      states = await step((all) => this.#layerGroup(group, all, writesOf(group, options), before));
       const j = feeds.windows === undefined ? undefined : group.interaction;
       if (j !== undefined) states = await step((all) => this.#interaction(j, all));
     }
@@ -170,17 +171,28 @@ export class StagedPrograms implements ModelPrograms {
     return { outputs, kept: {} };
   }
 
-  async #layerGroup(group: LayerGroup, feeds: Feeds, write: Writes): Promise<RunResult> {
+  /** before: called before each part with the share of the group's work that is done. */
+  async #layerGroup(
+    group: LayerGroup,
+    feeds: Feeds,
+    write: Writes,
+    before: (share: number) => void,
+  ): Promise<RunResult> {
     const trace = () => layersStage(this.#model, group);
     const run = (own: Feeds, options: RunOptions) =>
       this.#stage(`layers ${group.first}`, trace, own, options);
-    if (!this.#isLong(feeds)) return run(feeds, { write, keep: ['next_states'] });
+    if (!this.#isLong(feeds)) {
+      before(0);
+      return run(feeds, { write, keep: ['next_states'] });
+    }
+    const positions = feeds.states?.shape[1] ?? 1;
     const { kvHeads, headSize, layers } = this.#model.config.decoder;
     const states = await runInChunks(
       this.#device,
       {
         feeds,
         write,
+        before: (done) => before(done / positions),
         run,
         names: cacheNames(group),
         cacheShape: (slots) => [1, kvHeads, slots, headSize],
@@ -244,6 +256,12 @@ export class StagedPrograms implements ModelPrograms {
   #load(program: Program): Promise<Executable> {
     return this.#device.load(program, this.#weights.constants);
   }
+}
+
+/** Says how far a run has come; throws where the caller has had enough. */
+function reportShare(done: number, { signal, onShare }: BoundRunOptions): void {
+  signal?.throwIfAborted();
+  onShare?.(done);
 }
 
 /** What prompts have in place of a cache, and every sample's rotary tables. */

@@ -4,20 +4,28 @@
  */
 import type { OnProgress } from '../common/progress.ts';
 import type { Message } from '../data/conversation.ts';
-import type { AnswerEvent, AnswerOptions, Conversation } from '../generate/answer.ts';
+import type { AnswerEvent, AnswerOptions, AnswerPlan, Conversation } from '../generate/answer.ts';
 
 /** Answers conversations, several at once. */
 export interface Answerer {
   /** `text` events, then one `done`; an aborted signal ends the answer with `finishReason: 'cancelled'`. */
-  stream(conversation: Conversation, options: AnswerOptions): AsyncGenerator<AnswerEvent, void, undefined>;
+  stream(
+    conversation: Conversation,
+    options: AnswerOptions,
+    plan: AnswerPlan,
+  ): AsyncGenerator<AnswerEvent, void, undefined>;
 }
 
 /**
- * Answers, and shows what the model looked at while it did. The result is sent as JSON.
+ * Answers, and shows what the model looked at while it did. The result is sent as JSON, as `jsonPieces` writes it.
  *
  * @throws UserError for a conversation that cannot be explained.
  */
-export type Explain = (conversation: Conversation, options: AnswerOptions) => Promise<unknown>;
+export type Explain = (
+  conversation: Conversation,
+  options: AnswerOptions,
+  plan: AnswerPlan,
+) => Promise<unknown>;
 
 export interface LoadedModel extends Answerer {
   readonly explain?: Explain | undefined;
@@ -37,7 +45,13 @@ export interface ServableModel {
   readonly explains: boolean;
   /** For people and the page: variant, context, query lengths. */
   readonly facts: Readonly<Record<string, unknown>>;
-  /** @throws UserError for a conversation or options that it cannot answer. */
-  check(messages: readonly Message[], hasImage: boolean, options: AnswerOptions): void;
+  /**
+   * Tokenises a conversation, for one answer. Not in the server's own thread where it is long.
+   *
+   * @throws UserError for a conversation or options that it cannot answer.
+   */
+  plan(messages: readonly Message[], hasImage: boolean, options: AnswerOptions): Promise<AnswerPlan>;
   load(onProgress: OnProgress): Promise<LoadedModel>;
+  /** Frees what planning took; to be called when no request is under way. */
+  close(): Promise<void>;
 }

@@ -5,12 +5,14 @@
 import type { HttpBindings } from '@hono/node-server';
 import { type Context, Hono } from 'hono';
 import { cors } from 'hono/cors';
+import { nextTurn } from '../common/nextTurn.ts';
 import type { TokenLogprob } from '../generate/logprobs.ts';
 import { ApiError, publicError } from './apiError.ts';
 import { type BodyReader, parseJson } from './body.ts';
 import { readChatRequest } from './chatRequest.ts';
 import { completion, finishChunk, newCompletion, openingChunk, textChunk, usageChunk } from './completion.ts';
 import { eventStream } from './eventStream.ts';
+import { jsonResponse } from './jsonResponse.ts';
 import { type Page, pageResponse } from './page.ts';
 import { checkLocalHost, checkOrigin, keyCheck, SECURITY_HEADERS } from './security.ts';
 import type { Job, Service } from './service.ts';
@@ -83,7 +85,8 @@ async function chat(c: RequestContext, service: Service, settings: AppSettings):
   const { conversation, options, stream, includeUsage } = readChatRequest(await readJson(c, settings));
   const job = await service.begin(conversation, options, c.req.raw.signal);
   if (stream) return streamed(job, includeUsage, settings);
-  return c.json(await whole(job, options.logprobs !== undefined));
+  if (options.logprobs === undefined) return c.json(await whole(job, false));
+  return jsonResponse(await whole(job, true));
 }
 
 async function explain(c: RequestContext, service: Service, settings: AppSettings): Promise<Response> {
@@ -92,7 +95,7 @@ async function explain(c: RequestContext, service: Service, settings: AppSetting
     throw new ApiError(501, 'this model cannot explain its answers', { code: 'not_implemented' });
   }
   const job = await service.begin(conversation, options, c.req.raw.signal);
-  return Response.json(await job.explain());
+  return jsonResponse(await job.explain());
 }
 
 async function vote(c: RequestContext, settings: AppSettings): Promise<Response> {
@@ -172,7 +175,12 @@ async function readJson(c: RequestContext, { bodies }: AppSettings): Promise<unk
   if (!/^application\/json\s*(;|$)/i.test(c.req.header('Content-Type') ?? '')) {
     throw new ApiError(415, 'expected a body with Content-Type: application/json');
   }
-  return parseJson(await bodies.read(c.env.incoming));
+  const bytes = await bodies.read(c.env.incoming);
+  // Large ones take tens of milliseconds: others go first.
+  await nextTurn();
+  const json = parseJson(bytes);
+  await nextTurn();
+  return json;
 }
 
 async function whole(job: Job, wantsLogprobs: boolean) {

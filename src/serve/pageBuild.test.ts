@@ -1,7 +1,16 @@
 /** Pages compiled and built: of small sources of their own, not of the real page (`test/webPage.test.ts`). */
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openPage } from './pageBuild.ts';
 
@@ -30,7 +39,7 @@ async function scriptOf(dir: string): Promise<string> {
 
 const kept = () => readdirSync(join(root, 'node_modules/.cache/fusion-vl/web'));
 
-test('sources are built once, and again when they change', async () => {
+test('sources are built once', async () => {
   writeSources('first');
   const together = await Promise.all([scriptOf(root), scriptOf(root)]);
   for (const script of together) expect(script).toMatch(/document.title=.first./);
@@ -38,9 +47,35 @@ test('sources are built once, and again when they change', async () => {
   expect(names).toEqual([expect.stringMatching(/^[0-9a-f]{16}$/)]);
   write(`node_modules/.cache/fusion-vl/web/${names[0]}/kept.js`, '/* kept */');
   expect(await scriptOf(root)).toContain('/* kept */');
-  writeSources('second');
-  expect(await scriptOf(root)).toMatch(/document.title=.second./);
-  expect(kept()).toHaveLength(2);
+});
+
+test('a page of other sources takes the place of the one before', async () => {
+  write('src/common/shared.ts', "export const shared = 'one';");
+  writeSources('first');
+  write('web/main.ts', "import { shared } from '../src/common/shared.ts';\ndocument.title = shared;");
+  expect(await scriptOf(root)).toContain('one');
+  const [first] = kept();
+  const [killed, building] = [`${'0'.repeat(16)}.1`, `${'1'.repeat(16)}.2`];
+  for (const name of [killed, building]) write(`node_modules/.cache/fusion-vl/web/${name}/part.js`, '');
+  utimesSync(join(root, 'node_modules/.cache/fusion-vl/web', killed), 0, 0);
+  write('src/common/shared.ts', "export const shared = 'two';");
+  expect(await scriptOf(root)).toContain('two');
+  const others = kept().filter((name) => name !== building);
+  expect(kept()).toContain(building);
+  expect(others).toEqual([expect.stringMatching(/^[0-9a-f]{16}$/)]);
+  expect(others).not.toContain(first);
+});
+
+test('the real page takes nothing from elsewhere than what a change is looked for in', () => {
+  const web = fileURLToPath(new URL('../../web/src', import.meta.url));
+  const files = (readdirSync(web, { recursive: true }) as string[]).filter((name) => /\.tsx?$/.test(name));
+  const outside = files.flatMap((name) =>
+    [...readFileSync(join(web, name), 'utf8').matchAll(/from '((?:\.\.\/)+src\/[^']*)'/g)].map(
+      ([, at]) => at,
+    ),
+  );
+  expect(outside.length).toBeGreaterThan(0);
+  for (const at of outside) expect(at).toMatch(/^\.\.\/\.\.\/src\/common\//);
 });
 
 test('a compiled page is read as it is', async () => {

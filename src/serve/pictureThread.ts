@@ -1,51 +1,30 @@
 /**
  * The thread in which the server decodes images and cuts their crops, so that a large photo stalls nobody's
- * answer. One image at a time. Knows nothing of requests.
+ * answer. Knows nothing of requests.
  */
-import { parentPort } from 'node:worker_threads';
-import { messageOf, UserError } from '../common/errors.ts';
+import { UserError } from '../common/errors.ts';
 import { staticHdCrops } from '../data/image.ts';
 import { decodeImage } from '../data/imageFile.ts';
 import { type Picture, pictureOfCrops } from '../generate/picture.ts';
+import { serveRequests } from './helperThread.ts';
 
 export interface PictureRequest {
-  readonly id: number;
-  readonly bytes: Uint8Array;
+  /** An image file: its bytes, or their base64. */
+  readonly file: Uint8Array | string;
   /** Side of a crop, in pixels. */
   readonly side: number;
   readonly maxPixels: number;
 }
 
-/** Ends the thread after the images before it. */
-export const CLOSE = 'close';
-
-/** `refused` is a `UserError`'s message, `failed` anything else's. */
-export type PictureReply = { readonly id: number } & (
-  | { readonly picture: Picture }
-  | { readonly refused: string }
-  | { readonly failed: string }
-);
-
-async function answer({ id, bytes, side, maxPixels }: PictureRequest): Promise<PictureReply> {
-  try {
-    const image = await decodeImage(bytes, { name: 'image', maxPixels });
-    return { id, picture: pictureOfCrops(staticHdCrops(image, side)) };
-  } catch (error) {
-    return error instanceof UserError ? { id, refused: messageOf(error) } : { id, failed: messageOf(error) };
-  }
+async function open({ file, side, maxPixels }: PictureRequest): Promise<Picture> {
+  const bytes = typeof file === 'string' ? decodeBase64(file) : file;
+  const image = await decodeImage(bytes, { name: 'image', maxPixels });
+  return pictureOfCrops(staticHdCrops(image, side));
 }
 
-if (parentPort !== null) {
-  const port = parentPort;
-  let last = Promise.resolve();
-  port.on('message', (request: PictureRequest | typeof CLOSE) => {
-    last = last.then(async () => {
-      if (request === CLOSE) {
-        port.close();
-        return;
-      }
-      const reply = await answer(request);
-      port.postMessage(reply, 'picture' in reply ? [reply.picture.crops.buffer as ArrayBuffer] : []);
-    });
-  });
+function decodeBase64(text: string): Uint8Array {
+  if (/^[A-Za-z0-9+/]+={0,2}$/.test(text)) return Buffer.from(text, 'base64');
+  throw new UserError('image_url: expected base64, got other characters');
 }
+
+serveRequests(open, ({ crops }) => [crops.buffer as ArrayBuffer]);

@@ -4,7 +4,7 @@
  */
 import { UserError } from '../common/errors.ts';
 import type { ProgressEvent } from '../common/progress.ts';
-import type { Answer, AnswerOptions, Conversation, TextEvent } from '../generate/answer.ts';
+import type { Answer, AnswerOptions, AnswerPlan, Conversation, TextEvent } from '../generate/answer.ts';
 import { messageOf } from '../generate/chat.ts';
 import type { Picture } from '../generate/picture.ts';
 import { Admission, type AdmissionLimits, type Place } from './admission.ts';
@@ -77,7 +77,7 @@ export class Service {
   /** Frees everything; to be called when no request is under way. */
   async close(): Promise<void> {
     await this.#pool.close();
-    await this.#pictures.close();
+    await Promise.all([this.#pictures, ...this.models].map((each) => each.close()));
     this.metrics.close();
   }
 
@@ -113,7 +113,8 @@ export class Service {
       const all = { ...options, systemText: asked.systemText };
       const messages = asked.turns.map(messageOf);
       // What is wrong with the words is told before the image is fetched.
-      model.check(messages, asked.image !== undefined, all);
+      const plan = await model.plan(messages, asked.image !== undefined, all);
+      scope.signal.throwIfAborted();
       const picture = await this.#picture(asked.image, model.imageSize, scope.signal);
       const image = performance.now() - start;
       const conversation = { messages, picture };
@@ -125,6 +126,7 @@ export class Service {
         scope,
         conversation,
         options: all,
+        plan,
         image,
         end,
       });
@@ -151,7 +153,8 @@ interface JobParts {
   readonly scope: RequestScope;
   readonly conversation: Conversation;
   readonly options: AnswerOptions;
-  /** Milliseconds that the image took. */
+  readonly plan: AnswerPlan;
+  /** Milliseconds that tokens and image took. */
   readonly image: number;
   readonly end: () => void;
 }
@@ -202,9 +205,9 @@ export class Job {
   explain(): Promise<unknown> {
     return this.#finish(async ({ explain }) => {
       if (explain === undefined) throw new Error(`internal: ${this.model.name} cannot explain`);
-      const { conversation, options, scope } = this.#parts;
+      const { conversation, options, plan, scope } = this.#parts;
       try {
-        return await explain(conversation, { ...options, signal: scope.signal });
+        return await explain(conversation, { ...options, signal: scope.signal }, plan);
       } catch (error) {
         throw error instanceof UserError ? requestError(error) : error;
       }
@@ -212,13 +215,14 @@ export class Job {
   }
 
   async #read(loaded: LoadedModel, onText: (event: TextEvent) => Promise<void> | void): Promise<Answer> {
-    const { conversation, options, scope, metrics, image } = this.#parts;
+    const { conversation, options, plan, scope, metrics, image } = this.#parts;
     const onProgress = (event: ProgressEvent) => {
       this.#progress = event;
     };
     let spoke = false;
     let done: Answer | undefined;
-    for await (const event of loaded.stream(conversation, { ...options, signal: scope.signal, onProgress })) {
+    const given = { ...options, signal: scope.signal, onProgress };
+    for await (const event of loaded.stream(conversation, given, plan)) {
       if (event.type === 'done') {
         done = event.answer;
         continue;

@@ -1,6 +1,6 @@
 /**
- * Texts that are refused before they are tokenised: tokenising takes the server's own thread, in a time that grows
- * with the text and with the square of its longest word. Knows nothing of tokens.
+ * Texts that are refused before they are tokenised: tokenising takes a time that grows with the text and with the
+ * square of its longest word. Knows nothing of tokens.
  */
 import { UserError } from '../common/errors.ts';
 

@@ -1,7 +1,8 @@
 /**
- * Heat maps: slices and means of attention arrays, their colours, and words for where they are strongest. Knows
- * nothing of models or of how a map is drawn. Colours: viridis (CC0), which is uniform to the eye.
+ * Heat maps: slices and means of attention arrays, their pixels, and words for where they are strongest. Knows nothing
+ * of models or of how a map is drawn.
  */
+import { heatColour, percent, rangeOf } from '../../src/common/heat.ts';
 
 /** Numbers of a shape, row-major. */
 export interface Maps {
@@ -52,58 +53,15 @@ export function gridOf({ shape: [rows = 0, columns = 0], data }: Maps): Grid {
   return { rows, columns, values: data };
 }
 
-export interface Range {
-  readonly least: number;
-  readonly largest: number;
-}
-
-export function rangeOf({ values }: Grid): Range {
-  let [least, largest] = [Infinity, -Infinity];
-  for (const value of values) {
-    if (value < least) least = value;
-    if (value > largest) largest = value;
-  }
-  return { least, largest };
-}
-
-/** Viridis at equal steps, as red, green and blue. */
-const COLOURS = [
-  [68, 1, 84],
-  [72, 40, 120],
-  [62, 73, 137],
-  [49, 104, 142],
-  [38, 130, 142],
-  [31, 158, 137],
-  [53, 183, 121],
-  [110, 206, 88],
-  [181, 222, 43],
-  [253, 231, 37],
-] as const;
-
-/** The colour of a value from 0 to 1: red, green and blue, 0 to 255. */
-export function heatColour(value: number): readonly [number, number, number] {
-  const place = Math.min(Math.max(value, 0), 1) * (COLOURS.length - 1);
-  const low = Math.min(Math.floor(place), COLOURS.length - 2);
-  const [from, to] = [COLOURS[low] ?? COLOURS[0], COLOURS[low + 1] ?? COLOURS[0]];
-  const mix = (i: 0 | 1 | 2) => Math.round(from[i] + (place - low) * (to[i] - from[i]));
-  return [mix(0), mix(1), mix(2)];
-}
-
 /** Bytes of red, green, blue and alpha for each cell: the least value in the first colour, the largest in the last. */
 export function heatPixels(grid: Grid): Uint8ClampedArray<ArrayBuffer> {
-  const { least, largest } = rangeOf(grid);
+  const { least, largest } = rangeOf(grid.values);
   const spread = largest - least || 1;
   const pixels = new Uint8ClampedArray(4 * grid.values.length);
   grid.values.forEach((value, i) => {
     pixels.set([...heatColour((value - least) / spread), 255], 4 * i);
   });
   return pixels;
-}
-
-/** `0.31 %`. */
-export function percent(share: number): string {
-  if (share > 0 && share < 1e-5) return '< 0.001 %';
-  return `${Number((100 * share).toPrecision(2))} %`;
 }
 
 /** Where a map is strongest: row and column from 0, and the value there. */

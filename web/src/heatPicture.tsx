@@ -1,7 +1,10 @@
 /** A map drawn over a picture in grey, one colour a cell, with its legend. Knows nothing of what the map means. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { type Grid, heatPixels, percent, rangeOf } from './heat.ts';
+import { HEAT_COLOURS, percent, rangeOf } from '../../src/common/heat.ts';
+import { type Grid, heatPixels } from './heat.ts';
 import type { Picture } from './picture.ts';
+
+const SCALE = `linear-gradient(to right, ${HEAT_COLOURS.map((rgb) => `rgb(${rgb.join(' ')})`).join(', ')})`;
 
 export interface HeatPictureProps {
   readonly picture: Picture;
@@ -68,13 +71,13 @@ function HeatCanvas(props: {
 
 /** The colours from the least to the largest value, and the value under the pointer. */
 function Legend({ grid, cell }: { readonly grid: Grid; readonly cell: Cell | undefined }) {
-  const { least, largest } = rangeOf(grid);
+  const { least, largest } = rangeOf(grid.values);
   const value = cell && grid.values[cell.row * grid.columns + cell.column];
   const place = value === undefined ? undefined : (value - least) / (largest - least || 1);
   return (
     <div class="legend">
       <span>{percent(least)}</span>
-      <span class="scale" aria-hidden="true">
+      <span class="scale" style={{ background: SCALE }} aria-hidden="true">
         {place !== undefined && <span class="needle" style={{ left: `${100 * place}%` }} />}
       </span>
       <span>{percent(largest)}</span>

@@ -1,14 +1,18 @@
 /** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
+import { benchLlama, LLAMA_USAGE } from './llama.ts';
 import { benchForward, benchTrain, FORWARD_USAGE, PEER_USAGE } from './model.ts';
 import { benchResume, RESUME_USAGE } from './resume.ts';
 import { benchServe, SERVE_USAGE } from './serve.ts';
+import { benchSoak, SOAK_USAGE } from './soak.ts';
 
 const BENCHMARKS: Readonly<
   Record<string, { usage: string; run: (args: readonly string[]) => Promise<void> }>
 > = {
   forward: { usage: FORWARD_USAGE, run: benchForward },
   train: { usage: PEER_USAGE, run: benchTrain },
+  llama: { usage: LLAMA_USAGE, run: benchLlama },
   serve: { usage: SERVE_USAGE, run: benchServe },
+  soak: { usage: SOAK_USAGE, run: benchSoak },
   resume: { usage: RESUME_USAGE, run: benchResume },
 };
 

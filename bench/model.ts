@@ -1,17 +1,18 @@
 /**
- * Encode, prefill, loss + gradients and whole training steps against eager PyTorch (float32, CPU) on the three sizes of `shapes.ts`,
- * with random weights. Prints medians and the ratio PyTorch / ours of neighbouring runs: above 1, ours is
+ * Encode, prefill, loss + gradients, answers and whole training steps against eager PyTorch (float32, CPU) on the three
+ * sizes of `shapes.ts`, with random weights. Prints medians and the ratio PyTorch / ours of neighbouring runs: above 1, ours is
  * faster. Needs a Python with torch and the folder with the PyTorch model.
  */
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { alternate, type Command, median } from './peers.ts';
+import { median } from '../src/common/median.ts';
+import { alternate, type Command } from './peers.ts';
 import { SHAPE_NAMES } from './shapes.ts';
 
 export const PEER_USAGE =
   '[--python python3] [--oracle ../shared/oracle] [--sizes tiny,mid,real-layers] [--runs 7] [--threads 2]';
-export const FORWARD_USAGE = `${PEER_USAGE} [--modes encode,prefill,gradients]`;
+export const FORWARD_USAGE = `${PEER_USAGE} [--modes encode,prefill,gradients,first-token,decode]`;
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 
@@ -55,9 +56,9 @@ function commands(size: string, mode: string, o: ForwardOptions): readonly [Comm
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
 
-/** Encode, prefill, and loss + gradients. */
+/** Encode, prefill, loss + gradients, the time to an answer's first token, and 16 tokens after it. */
 export const benchForward = (args: readonly string[]): Promise<void> =>
-  benchModes(parse(args, 'encode,prefill,gradients'));
+  benchModes(parse(args, 'encode,prefill,gradients,first-token,decode'));
 
 /** Training steps, the optimizer's included. */
 export const benchTrain = (args: readonly string[]): Promise<void> => benchModes(parse(args, 'train'));

@@ -2,12 +2,19 @@
  * Our side of `npm run bench -- forward` and `train`: prepares one mode of one size, then runs it once for each line on
  * standard input and answers with the seconds it took; at the end of input, the peak memory.
  *
- * usage: [FUSION_RECOMPUTE=1] tsx bench/modelCase.ts SIZE encode|prefill|gradients|train [THREADS]
+ * usage: [FUSION_RECOMPUTE=1] tsx bench/modelCase.ts SIZE encode|prefill|gradients|train|first-token|decode [THREADS]
  */
 import { createInterface } from 'node:readline';
 import { Random } from '../src/common/random.ts';
-import { f32, i32, rotaryFeeds, sequenceFeeds } from '../src/model/feeds.ts';
-import { lossAndGradientsProgram, prefillProgram, tileProgram, wholeProgram } from '../src/model/programs.ts';
+import { KvCache } from '../src/generate/kvCache.ts';
+import { f32, i32, rotaryFeeds, rotaryRowFeeds, sequenceFeeds } from '../src/model/feeds.ts';
+import {
+  decodeProgram,
+  lossAndGradientsProgram,
+  prefillProgram,
+  tileProgram,
+  wholeProgram,
+} from '../src/model/programs.ts';
 import { END_OF_QUESTION, IGNORE, IMAGE, LATENT } from '../src/model/sentinels.ts';
 import { layOutSequences } from '../src/model/sequence.ts';
 import { expectedTensors } from '../src/model/weights.ts';
@@ -96,8 +103,55 @@ async function prepareTraining(device: LocalDevice, { config, queryLength }: Ben
   };
 }
 
+/** The five crops of each sample through the tower, as an answer needs them. */
+async function prepareEncoding(device: LocalDevice, shape: BenchShape, feeds: Feeds) {
+  const { config, batch } = shape;
+  const { tiles, whole } = splitCrops(feeds, shape);
+  const encodeTiles = await device.load(tileProgram(config));
+  const encodeWhole = await device.load(wholeProgram(config));
+  return async (): Promise<Feeds> => {
+    const { features } = (await encodeTiles.run({ ...feeds, tile_pixels: tiles })).outputs;
+    const { image_tokens } = (await encodeWhole.run({ ...feeds, pixels: whole })).outputs;
+    const width = config.decoder.hiddenSize;
+    const tileFeatures = { ...(features as HostTensor), shape: [batch, 4 * config.vision.patches, width] };
+    return { tile_features: tileFeatures, image_tokens: image_tokens as HostTensor };
+  };
+}
+
+/** `DECODED` tokens after a prompt that is read once, before; for one sample. */
+async function prepareDecoding(device: LocalDevice, { config, queryLength }: BenchShape, feeds: Feeds) {
+  const cache = new KvCache(device, config.decoder);
+  const length = (feeds.sources as HostTensor).shape[1] ?? 0;
+  const row = await cache.open(length + DECODED);
+  const prefill = await device.load(prefillProgram(config, queryLength));
+  await prefill.run(feeds, { write: cache.writes(row) });
+  await prefill.dispose();
+  const decode = await device.load(decodeProgram(config));
+  return async () => {
+    cache.clear(row);
+    cache.advance(row, length);
+    for (let token = 0; token < DECODED; token++) {
+      const lengths = Int32Array.of(row.length);
+      await decode.run(
+        {
+          ...feeds,
+          ...cache.feeds(),
+          ...rotaryRowFeeds(config.decoder, lengths),
+          token: i32(Int32Array.of(token)),
+          length: i32(lengths),
+        },
+        { write: cache.appends([row]) },
+      );
+      cache.advance(row, 1);
+    }
+  };
+}
+
+/** As the peer decodes. */
+const DECODED = 16;
+
 async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Promise<() => Promise<void>> {
-  const { config, queryLength, batch } = shape;
+  const { config, queryLength } = shape;
   const feeds = { ...(await loadWeights(device, shape)), ...batchFeeds(shape) };
   if (mode === 'gradients') {
     const names = [...expectedTensors(config).keys()];
@@ -107,16 +161,8 @@ async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Pr
     };
   }
   if (mode === 'train') return prepareTraining(device, shape, feeds);
-  const { tiles, whole } = splitCrops(feeds, shape);
-  const encodeTiles = await device.load(tileProgram(config));
-  const encodeWhole = await device.load(wholeProgram(config));
-  const encode = async (): Promise<Feeds> => {
-    const { features } = (await encodeTiles.run({ ...feeds, tile_pixels: tiles })).outputs;
-    const { image_tokens } = (await encodeWhole.run({ ...feeds, pixels: whole })).outputs;
-    const width = config.decoder.hiddenSize;
-    const tileFeatures = { ...(features as HostTensor), shape: [batch, 4 * config.vision.patches, width] };
-    return { tile_features: tileFeatures, image_tokens: image_tokens as HostTensor };
-  };
+  const encode = await prepareEncoding(device, shape, feeds);
+  if (mode === 'decode') return prepareDecoding(device, shape, { ...feeds, ...(await encode()) });
   if (mode === 'encode') {
     return async () => {
       await encode();
@@ -128,10 +174,16 @@ async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Pr
   };
 }
 
+/** Answers are measured one at a time. */
+function shapeOf(name: string, mode: string): BenchShape {
+  const shape = benchShape(name as ShapeName);
+  return mode === 'first-token' || mode === 'decode' ? { ...shape, batch: 1 } : shape;
+}
+
 const [name = 'tiny', mode = 'gradients', threads = '2'] = process.argv.slice(2);
 const profile = process.env.FUSION_PROFILE;
 const device = new LocalDevice({ threads: Number(threads), ...(profile === undefined ? {} : { profile }) });
-const run = await prepare(device, mode, benchShape(name as ShapeName));
+const run = await prepare(device, mode, shapeOf(name, mode));
 await run();
 console.log('ready');
 for await (const _ of createInterface({ input: process.stdin })) {

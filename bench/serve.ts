@@ -5,6 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { Random } from '../src/common/random.ts';
+import { judge } from './judge.ts';
 import { type Asked, askMany, type ServedProcess, startServing } from './serveClient.ts';
 
 export const SERVE_USAGE =
@@ -108,9 +109,4 @@ async function disconnects(
     ),
   ];
   return results.every(Boolean);
-}
-
-function judge(what: string, got: string, wanted: string, holds: boolean): boolean {
-  console.log(`${what.padEnd(34)}${got.padStart(10)}   wanted ${wanted.padEnd(9)} ${holds ? 'yes' : 'NO'}`);
-  return holds;
 }

@@ -15,6 +15,7 @@ type Flags = ModelFlags & {
   readonly blank?: boolean;
   readonly json?: boolean;
   readonly out?: string;
+  readonly card?: boolean;
 };
 
 const HELP = `
@@ -35,6 +36,7 @@ export function registerEvalSynth(program: Command): void {
     .option('--blank', 'ask once more with grey pictures: what a model that does not look would reach')
     .option('--json', 'print the report as JSON')
     .option('-o, --out <file>', 'write the report with every answer to this file')
+    .option('--card', "put the scores into the model's card")
     .addHelpText('after', HELP)
     .action(run);
 }
@@ -59,6 +61,18 @@ async function run(flags: Flags): Promise<void> {
   const short = reports.map(({ answers: _answers, ...scores }) => scores);
   process.stdout.write(flags.json ? json({ model: dir, reports: short }) : table(reports));
   if (flags.out !== undefined) await writeReport(flags.out, { model: dir, reports });
+  if (flags.card) await writeToCard(dir, flags, reports);
+}
+
+async function writeToCard(
+  dir: string,
+  { count, seed }: Flags,
+  reports: readonly EvalReport[],
+): Promise<void> {
+  const { writeScores } = await import('../train/modelCard.ts');
+  const [columns, ...rows] = scoreRows(reports, ['categories']);
+  const note = `Per cent right of ${count} generated questions about pictures never trained on (\`fusion eval-synth --seed ${seed} --count ${count}\`).`;
+  await writeScores(dir, { columns: columns ?? [], rows: rows.filter(({ length }) => length > 0), note });
 }
 
 const sayRate = (perMinute: number): void => note(`${Math.round(perMinute)} questions a minute`);
@@ -73,22 +87,25 @@ async function writeReport(file: string, report: unknown): Promise<void> {
 
 const WIDTHS = [18, 10, 9, 15, 8, 9] as const;
 
-/** Overall, then categories, then kinds of question; the last column where grey pictures were asked about too. */
 function table(reports: readonly EvalReport[]): string {
-  const [seen, blank] = reports;
-  if (seen === undefined) return '';
-  const header = ['', 'questions', 'right', '95 % interval', 'blind', ...(blank ? ['grey'] : [])];
-  const group = (part: 'categories' | 'kinds') =>
-    Object.entries(seen[part]).map(([name, score]) => cells(name, score, blank?.[part][name]));
-  const rows = [
-    header,
-    cells('overall', seen.overall, blank?.overall),
+  return `${scoreRows(reports, ['categories', 'kinds']).map(line).join('\n')}\n`;
+}
+
+/** Header, overall, then the groups, an empty row before each; the last column where grey pictures were asked about. */
+function scoreRows(
+  [seen, blank]: readonly EvalReport[],
+  groups: readonly ('categories' | 'kinds')[],
+): readonly (readonly string[])[] {
+  if (seen === undefined) return [];
+  const group = (part: 'categories' | 'kinds') => [
     [],
-    ...group('categories'),
-    [],
-    ...group('kinds'),
+    ...Object.entries(seen[part]).map(([name, score]) => cells(name, score, blank?.[part][name])),
   ];
-  return `${rows.map(line).join('\n')}\n`;
+  return [
+    ['', 'questions', 'right', '95 % interval', 'blind', ...(blank ? ['grey'] : [])],
+    cells('overall', seen.overall, blank?.overall),
+    ...groups.flatMap(group),
+  ];
 }
 
 function cells(name: string, score: Score, blank: Score | undefined): string[] {

@@ -200,7 +200,7 @@ test('many requests, of which many leave at any time: every place comes back', a
     else expect(tokens).toHaveLength(requests[i]!.maxTokens);
   }
   const cancelled = answers.filter(({ finishReason }) => finishReason === 'cancelled').length;
-  expect(cancelled).toBeGreaterThan(10);
+  expect(cancelled).toBeGreaterThan(5);
 });
 
 describe('errors', () => {

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { UserError } from '../common/errors.ts';
 import { resolveConfig } from './config.ts';
-import { type ModelCard, modelCard, writeModelCard } from './modelCard.ts';
+import { type ModelCard, modelCard, writeModelCard, writeScores } from './modelCard.ts';
 
 const config = resolveConfig(
   `{name: a, stage: '1.5', data: d, learning_rates: [[vision_tower, 2e-6], ['.*', 2e-5]], batch_size: 8,
@@ -116,4 +116,18 @@ describe('writeModelCard', () => {
     await rm(dir, { recursive: true });
     await expect(writeModelCard(dir, card)).rejects.toThrow(UserError);
   });
+});
+
+it('scores take the place of those before, and nothing else changes', async () => {
+  const dir = await mkdtemp(path.join(tmpdir(), 'card-'));
+  const file = path.join(dir, 'README.md');
+  const { scores: _, ...unmarked } = card;
+  await writeModelCard(dir, unmarked);
+  const scores = { columns: ['', 'right'], rows: [['overall', '91.2']], note: 'Seed 1.' };
+  await writeScores(dir, { ...scores, rows: [['overall', '12.3']] });
+  await writeScores(dir, scores);
+  expect(await readFile(file, 'utf8')).toBe(modelCard({ ...card, scores }));
+  await rm(file);
+  await expect(writeScores(dir, scores)).rejects.toThrow(UserError);
+  await rm(dir, { recursive: true });
 });

@@ -5,7 +5,7 @@
  * Knows nothing of weights; all it says is given. Source: the hub's model card format (YAML front matter, then
  * Markdown) and the cards of the released checkpoints.
  */
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { stringify } from 'yaml';
 import { messageOf, UserError } from '../common/errors.ts';
@@ -61,7 +61,7 @@ export function modelCard(card: ModelCard): string {
     `## Base models\n\n${baseModels(card)}`,
     `## Data\n\n${data(card)}`,
     `## Training\n\n${hyperparameters(card)}\n\n${curves(card)}`,
-    `## Scores\n\n${scores(card)}`,
+    `${SCORES}\n\n${scoresText(card.scores)}`,
     `## Use\n\n${use(card)}`,
     `## Limits\n\n${limits(card)}`,
   ];
@@ -162,7 +162,22 @@ function curves({ stages }: ModelCard): string {
   return `From the first logged step to the last, smoothed:\n\n${markdownTable(columns, rows)}`;
 }
 
-function scores({ scores }: ModelCard): string {
+const SCORES = '## Scores';
+
+/** Puts scores into the card in `dir` in place of those it has. @throws UserError where there is no card to put them */
+export async function writeScores(dir: string, scores: ReportTable): Promise<void> {
+  const file = path.join(dir, 'README.md');
+  try {
+    const card = await readFile(file, 'utf8');
+    const [before, after] = card.split(/^## Scores\n[\s\S]*?(?=^## )/m);
+    if (after === undefined) throw new UserError(`expected a section ${SCORES} and another one after it`);
+    await writeFile(file, `${before}${SCORES}\n\n${scoresText(scores)}\n\n${after}`);
+  } catch (error) {
+    throw new UserError(`${file}: ${messageOf(error)}`);
+  }
+}
+
+function scoresText(scores: ReportTable | undefined): string {
   if (scores === undefined) return 'Not evaluated yet.';
   const rows = scores.rows.map((row) => row.map((value) => plain(showFigure(value))));
   const table = markdownTable(scores.columns.map(plain), rows);

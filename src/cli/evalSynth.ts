@@ -71,7 +71,7 @@ async function writeToCard(
 ): Promise<void> {
   const { writeScores } = await import('../train/modelCard.ts');
   const [columns, ...rows] = scoreRows(reports, ['categories']);
-  const note = `Per cent right of ${count} generated questions about pictures never trained on (\`fusion eval-synth --seed ${seed} --count ${count}\`).`;
+  const note = `Per cent right of ${count} generated questions about pictures never trained on: fusion eval-synth --seed ${seed} --count ${count}.`;
   await writeScores(dir, { columns: columns ?? [], rows: rows.filter(({ length }) => length > 0), note });
 }
 

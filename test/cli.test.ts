@@ -44,7 +44,6 @@ describe('arguments', () => {
     [['akk'], /unknown command 'akk' \(did you mean ask\?\)/],
     [['ask', '--modle', 'x', 'Hi'], /unknown option '--modle' \(did you mean --model\?\)/],
     [['ask', '--model', 'x'], /missing required argument 'question'/],
-    [['ask', 'Hi'], /expected --model DIR/],
     [['ask', '--model', 'x', 'a', 'b', 'c'], /put the question in quotes/],
     [['ask', '--model', 'x', '--max-tokens', 'many', 'Hi'], /--max-tokens <n>' argument 'many' is invalid/],
     [['ask', '--model', 'x', '--max-tokens', '0', 'Hi'], /max tokens: expected an integer from 1, got 0/],

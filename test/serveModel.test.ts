@@ -221,7 +221,6 @@ describe('the end', () => {
 });
 
 test.each([
-  ['no model', ['serve'], /expected --model DIR/],
   ['one name twice', [...ARGS, '--model', `golden=${checkpoint.dir}`], /golden twice; write --model NAME=/],
   ['too little memory', [...ARGS, '--memory-limit', '1kB'], /raise --memory-limit/],
   ['a port that is none', [...ARGS, '--port', '70000'], /127.0.0.1:70000: cannot listen here/],

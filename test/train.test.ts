@@ -70,6 +70,23 @@ const BAD: Readonly<Record<string, Json>> = {
   'too-long': { conversations: [{ from: 'human', value: 'word '.repeat(400) }, answer('Yes.')[1]] },
 };
 
+it('stages follow each other, and the card of the last tells of all', async () => {
+  const { out, train } = await prepare(good(4), {
+    stage: undefined,
+    max_steps: undefined,
+    stages: [
+      { stage: '1', max_steps: 1 },
+      { stage: '1.5', max_steps: 2 },
+    ],
+  });
+  const last = await train();
+  expect(path.relative(out, last)).toBe(path.join('stage-1.5', 'checkpoint-2'));
+  const card = readFileSync(path.join(last, 'README.md'), 'utf8');
+  expect(card).toContain('|  | stage 1 | stage 1.5 |');
+  expect(card).toMatch(/^\| 1 \| 1 \|.*\n\| 1\.5 \| 2 \|/m);
+  expect(card).toMatch(/stage 1: .* \| \d+ \|\n\| stage 1\.5: .* \| 4 \|/);
+});
+
 describe('data that cannot be used', () => {
   it('is counted and logged with its reason, and the rest is trained on', async () => {
     const { dir, data, stage, rows, train } = await prepare([...good(5), ...Object.values(BAD)], {

@@ -49,7 +49,8 @@ export async function trainStages(o: StagesOptions): Promise<string> {
   if (o.onCheck !== undefined) await checkStageData(stages, o.base, o.onCheck);
   let model = o.base;
   for (const [i, stage] of stages.entries()) {
-    const trained = await trainStage(stage, model, o, i === 0 ? o.adapter : undefined);
+    const adapter = i === 0 ? o.adapter : undefined;
+    const trained = await trainStage(stage, stages.slice(0, i), model, o, adapter);
     if (o.signal?.aborted) return trained;
     model = i === stages.length - 1 ? trained : await wholeModel(stage, trained, model);
   }
@@ -70,8 +71,10 @@ function chooseStages(all: readonly StageConfig[], labels: readonly string[] | u
 
 const folderOf = (out: string, stage: StageConfig): string => path.join(out, `stage-${stage.stage}`);
 
+/** before: the run's earlier stages. */
 async function trainStage(
   stage: StageConfig,
+  before: readonly StageConfig[],
   base: string,
   o: StagesOptions,
   adapter: string | undefined,
@@ -86,7 +89,7 @@ async function trainStage(
   warnUnused(stage, tensorNames(config, lora));
   const source = await openSource(stage, await openEncoder(config, folder), out);
   try {
-    const card = cardOf(stage, config, out, source.count);
+    const card = cardOf([...before, stage], config, o.out, source.count);
     const options = {
       device: o.device,
       config,
@@ -130,20 +133,29 @@ function warnUnused(stage: StageConfig, names: readonly string[]): void {
   );
 }
 
-function cardOf(stage: StageConfig, config: FusionConfig, out: string, samples: number) {
-  const metrics = path.join(out, 'metrics.jsonl');
-  const data = typeof stage.data === 'string' ? stage.data : 'synthetic scenes';
-  return async (): Promise<string> =>
-    modelCard({
-      name: stage.name,
+/** The card of a checkpoint of the last of `stages`, which tells of all of them. samples: what that stage's data has. */
+function cardOf(stages: readonly StageConfig[], config: FusionConfig, out: string, samples: number) {
+  const last = stages.at(-1);
+  return async (): Promise<string> => {
+    const trained = [];
+    for (const stage of stages) {
+      const metrics = path.join(folderOf(out, stage), 'metrics.jsonl');
+      trained.push({ config: stage, rows: existsSync(metrics) ? await readMetrics(metrics) : [] });
+    }
+    return modelCard({
+      name: last?.name ?? '',
       variant: describeVariant(config),
       license: 'apache-2.0',
       languages: ['en'],
       baseModels: [],
-      data: [{ name: data, samples }],
-      stages: [{ config: stage, rows: existsSync(metrics) ? await readMetrics(metrics) : [] }],
-      folder: out,
+      data: trained.map(({ config: stage, rows }) => ({
+        name: `stage ${stage.stage}: ${typeof stage.data === 'string' ? stage.data : 'synthetic scenes'}`,
+        samples: stage === last ? samples : (rows.at(-1)?.step ?? 0) * stage.batch_size * stage.accumulation,
+      })),
+      stages: trained,
+      folder: last === undefined ? out : folderOf(out, last),
     });
+  };
 }
 
 async function report(stages: readonly StageConfig[], o: StagesOptions): Promise<void> {

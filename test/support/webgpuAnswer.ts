@@ -1,7 +1,7 @@
 /**
- * Loads the models in the folders given as arguments on the CPU and on WebGPU, asks both about a picture, and prints as
- * one JSON line what each said: logits of the prompt and of the next tokens, and an answer; or `{reason}` where there is
- * no such device.
+ * Loads the model in the folder given as argument on the CPU and on WebGPU, asks both about a picture, and prints as one
+ * JSON line what each said: logits of the prompt and of the next tokens, and an answer; or `{reason}` where there is no
+ * such device.
  */
 import path from 'node:path';
 import { encodePrompt } from '../../src/data/conversation.ts';
@@ -43,9 +43,6 @@ async function speak(dir: string, device: DeviceName) {
 
 const found = (await describeDevices()).find(({ name }) => name === 'webgpu');
 if (found?.available) {
-  const spoken = [];
-  for (const dir of process.argv.slice(2)) {
-    spoken.push({ cpu: await speak(dir, 'cpu'), webgpu: await speak(dir, 'webgpu') });
-  }
-  console.log(JSON.stringify(spoken));
+  const [dir = ''] = process.argv.slice(2);
+  console.log(JSON.stringify({ cpu: await speak(dir, 'cpu'), webgpu: await speak(dir, 'webgpu') }));
 } else console.log(JSON.stringify({ reason: found?.reason ?? 'unknown to this package' }));

@@ -54,7 +54,8 @@ export function useChat(given: ChatSettings): Chat {
       ...messagesOf(exchanges.slice(0, at), exchange.question, image),
       { role: 'assistant', content: exchange.answer } as const,
     ];
-    await sendVote({ vote, model: exchange.model, messages }, key);
+    // A question asked before the server told its models went to the first of them.
+    await sendVote({ vote, model: exchange.model ?? model, messages }, key);
     dispatch({ type: 'change', id: exchange.id, change: { vote } });
   };
   const busy = exchanges.some(({ state }) => state === 'waiting' || state === 'streaming');

@@ -88,7 +88,7 @@ describe('sampleAt', () => {
 
   it('refuses options out of range', () => {
     expect(() => sampleAt('ConvShort', 'train', 0, 0, { maxObjects: 6 })).toThrow(
-      /maxObjects: expected an integer from 2 to 5, got 6/,
+      /maxObjects: expected an integer from 1 to 5, got 6/,
     );
     expect(() => sampleAt('ConvShort', 'train', 0, 0, { minObjects: 4, maxObjects: 3 })).toThrow(
       /minObjects/,

@@ -45,9 +45,9 @@ describe('models/tiny', () => {
     expect(bytes).toBeLessThanOrEqual(25e6);
   });
 
-  it('has a card with its stage and scores of every category', () => {
+  it('has a card with all stages and scores of every category', () => {
     const card = readFileSync(path.join(TINY, 'README.md'), 'utf8');
-    expect(card).toContain('stage 2b');
+    expect(card).toContain('|  | stage 1 | stage 1.5 | stage 2 | stage 2b |');
     const scores = card.slice(card.indexOf('## Scores'), card.indexOf('## Use'));
     for (const row of ['overall', 'ConvShort', 'MultiChoice', 'Reasoning', 'TextQA', 'ContrastShort']) {
       expect(scores).toMatch(new RegExp(String.raw`^\| ${row} +\| \d+`, 'm'));

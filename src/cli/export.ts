@@ -19,7 +19,7 @@ export.json, which says what to feed. A checkpoint as it was trained gives stand
 one also operators of ONNX Runtime's own. docs/export.md tells how to run them.
 
 Examples:
-  fusion export models/tiny --onnx /tmp/tiny-onnx
+  fusion export models/tiny --onnx exported
   fusion export models/FUSION-X-Phi3.5-3B-int4 --onnx exported --query-len 36`;
 
 export function registerExport(program: Command): void {

@@ -1,7 +1,7 @@
 /** `fusion bench`'s parts on small models: what is measured, and what it is compared with. */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { CountingDevice } from '../../test/support/countingDevice.ts';
+import { withCountedModel } from '../../test/support/countingDevice.ts';
 import { type RandomModel, randomModel } from '../../test/support/randomModel.ts';
 import { variantJson } from '../checkpoint/baseConfigs.ts';
 import { convertFolder } from '../checkpoint/quantise/convert.ts';
@@ -10,7 +10,6 @@ import { median } from '../common/median.ts';
 import { parseFusionConfig } from '../model/config.ts';
 import { benchmark } from './benchmark.ts';
 import { floatProductRate, layerProductRate } from './machineSpeed.ts';
-import { type FusionModel, loadModel } from './model.ts';
 import { decodeBytes, decodeWeightBytes, prefillOperations } from './workload.ts';
 
 let made: RandomModel;
@@ -22,20 +21,12 @@ beforeAll(async () => {
 });
 afterAll(() => made.remove());
 
-async function withModel(dir: string, work: (model: FusionModel, device: CountingDevice) => Promise<void>) {
-  const device = new CountingDevice();
-  const model = await loadModel(dir, { device });
-  await work(model, device);
-  await model.dispose();
-  expect(device.live).toBe(0);
-}
-
 describe.each([
   ['a checkpoint', () => made.dir],
   ['a converted model', () => int4],
 ])('%s', (_, dir) => {
   it('is measured phase by phase, after a warm-up', async () => {
-    await withModel(dir(), async (model, device) => {
+    await withCountedModel(dir(), async (model, device) => {
       const before = device.live;
       const figures = await benchmark(model, { promptTokens: 300, newTokens: 3, repeats: 2 });
       expect(figures).toMatchObject({
@@ -54,7 +45,7 @@ describe.each([
   });
 
   it('has rates of products in its own format', async () => {
-    await withModel(dir(), async (model, device) => {
+    await withCountedModel(dir(), async (model, device) => {
       const before = device.live;
       expect(await layerProductRate(model, 16)).toBeGreaterThan(1e6);
       expect(await floatProductRate(model, 16)).toBeGreaterThan(1e6);
@@ -64,7 +55,7 @@ describe.each([
 });
 
 it('refuses prompts that are too short for a picture, or too long', async () => {
-  await withModel(made.dir, async (model) => {
+  await withCountedModel(made.dir, async (model) => {
     const run = (promptTokens: number) => benchmark(model, { promptTokens, newTokens: 3, repeats: 1 });
     await expect(run(20)).rejects.toThrow(/^prompt tokens: expected at least \d+, .* got 20$/);
     await expect(run(1022)).rejects.toThrow(/expected at most 1024 tokens/);

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { GOLDEN } from '../../test/support/checkpoints.ts';
-import { CountingDevice } from '../../test/support/countingDevice.ts';
+import { type CountingDevice, withCountedModel } from '../../test/support/countingDevice.ts';
 import { type RandomModel, randomModel } from '../../test/support/randomModel.ts';
 import { convertFolder } from '../checkpoint/quantise/convert.ts';
 import { partFormats } from '../checkpoint/quantise/formats.ts';
@@ -10,7 +10,6 @@ import type { ProgressEvent } from '../common/progress.ts';
 import type { Answer, AnswerOptions } from './answer.ts';
 import { ask, Chat, conversationOf } from './chat.ts';
 import { Engine } from './engine.ts';
-import { type FusionModel, loadModel } from './model.ts';
 
 const IMAGE = join(GOLDEN, 'images/baseline.jpg');
 /** Some 400 positions: four parts of each of three groups of layers. */
@@ -26,19 +25,11 @@ beforeAll(async () => {
 });
 afterAll(() => source.remove());
 
-async function withModel(dir: string, work: (model: FusionModel, device: CountingDevice) => Promise<void>) {
-  const device = new CountingDevice();
-  const model = await loadModel(dir, { device });
-  await work(model, device);
-  await model.dispose();
-  expect(device.live).toBe(0);
-}
-
 const layersRun = ({ runs }: CountingDevice) => runs.filter((name) => name.startsWith('layers')).length;
 
 describe('a prompt in parts', () => {
   it('tells how far it is before each part, never backwards', async () => {
-    await withModel(folder, async (model, device) => {
+    await withCountedModel(folder, async (model, device) => {
       const events: ProgressEvent[] = [];
       const { promptTokens } = await ask(model, LONG, {
         maxTokens: 1,
@@ -66,7 +57,7 @@ describe('a prompt in parts', () => {
   }
 
   it.each([1, 4, 6])('a signal stops it after %i parts, and nothing is left of it', async (parts) => {
-    await withModel(folder, async (model, device) => {
+    await withCountedModel(folder, async (model, device) => {
       const before = device.live;
       const signal = stopsAfter(device, parts);
       const stopped = await ask(model, LONG, { maxTokens: 3, signal });
@@ -78,7 +69,7 @@ describe('a prompt in parts', () => {
   });
 
   it('in an engine it makes room for the next', async () => {
-    await withModel(folder, async (model, device) => {
+    await withCountedModel(folder, async (model, device) => {
       const engine = new Engine(model, { maxSequences: 1 });
       const answerOf = async (text: string, options: AnswerOptions): Promise<Answer | undefined> => {
         for await (const event of engine.stream(await conversationOf(model, { text }), options)) {
@@ -101,7 +92,7 @@ describe('a prompt in parts', () => {
   });
 
   it('an error that is no cancelling is thrown', async () => {
-    await withModel(folder, async (model, device) => {
+    await withCountedModel(folder, async (model, device) => {
       device.afterRun = (name) => {
         if (name.startsWith('layers')) throw new Error('broken');
       };
@@ -120,7 +111,7 @@ describe('a second question about an image', () => {
     ['a checkpoint', () => source.dir],
     ['a converted model', () => folder],
   ])('%s encodes only the whole crop again, in a chat and in a new one', async (_, dir) => {
-    await withModel(dir(), async (model, device) => {
+    await withCountedModel(dir(), async (model, device) => {
       const count = async (work: () => Promise<unknown>) => {
         device.runs.length = 0;
         await work();

@@ -1,4 +1,5 @@
 /** A device in this thread that knows how many resident tensors there are and which programs ran. */
+import { type FusionModel, loadModel } from '../../src/generate/model.ts';
 import type { DType } from '../../src/graph/dtype.ts';
 import type { Program } from '../../src/graph/program.ts';
 import { LocalDevice } from '../../src/runtime/localDevice.ts';
@@ -67,4 +68,16 @@ export class CountingDevice extends LocalDevice {
     this.#live.add(tensor.resident);
     return tensor;
   }
+}
+
+/** Works with the model of a folder on such a device, and sees that nothing is left on it. */
+export async function withCountedModel(
+  dir: string,
+  work: (model: FusionModel, device: CountingDevice) => Promise<void>,
+): Promise<void> {
+  const device = new CountingDevice();
+  const model = await loadModel(dir, { device });
+  await work(model, device);
+  await model.dispose();
+  if (device.live !== 0) throw new Error(`${device.live} resident tensors were not freed`);
 }

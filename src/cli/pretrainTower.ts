@@ -10,6 +10,7 @@ interface Flags {
   readonly learningRate: number;
   readonly seed: number;
   readonly projector?: boolean;
+  readonly question?: boolean;
   readonly logEvery: number;
   readonly threads?: number;
   readonly quiet?: boolean;
@@ -26,13 +27,17 @@ export function registerPretrainTower(program: Command): void {
     .option('--learning-rate <rate>', 'peak of the cosine', rate, 1e-3)
     .option('--seed <n>', 'the same seed gives the same weights', integer, 0)
     .option('--projector', 'ask of what the projector makes, and teach it too')
+    .option(
+      '--question',
+      'the same, and show the whole picture with a question, whose way into the tower learns too',
+    )
     .option('--log-every <n>', 'steps between lines', positive, 50)
     .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
     .option('-q, --quiet', 'no log on the terminal')
     .action(run);
 }
 
-async function run({ threads, quiet, projector, ...options }: Flags): Promise<void> {
+async function run({ threads, quiet, projector, question, ...options }: Flags): Promise<void> {
   const { pretrainTower } = await import('../train/pretrainTower.ts');
   const { openDevice } = await import('../runtime/device.ts');
   const { findModel } = await import('./modelName.ts');
@@ -47,7 +52,7 @@ async function run({ threads, quiet, projector, ...options }: Flags): Promise<vo
     );
   };
   try {
-    const asked = projector ? 'projector' : 'tower';
+    const asked = question ? 'question' : projector ? 'projector' : 'tower';
     await pretrainTower({ ...options, asked, base, device, ...(quiet ? {} : { onLog: print }) });
   } finally {
     await device.close();

@@ -292,7 +292,7 @@ export function forward(
 }
 
 /** Dual-supervised semantic mapping: each space, taken through the other and back, should be itself. */
-function mappingLoss(p: Parameters, whole: WholeFeatures, config: FusionConfig) {
+export function mappingLoss(p: Parameters, whole: WholeFeatures, config: FusionConfig) {
   const visionRebuilt = projector(p.in('model.aux_projector'), whole.image, config);
   const similarity = cosineSimilarity(whole.visionEmbedded, visionRebuilt);
   const visionLoss = subtract(1, divide(sum(similarity), dimValue(sizeOf(similarity.shape))));

@@ -2,9 +2,10 @@
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { type SmallBase, smallBase } from '../../test/support/smallBase.ts';
-import { openCheckpoint } from '../checkpoint/folder.ts';
-import { PATCH_CLASSES, PATCH_QUESTIONS } from '../data/synth/index.ts';
+import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
+import { PATCH_CLASSES, PATCH_QUESTIONS, QUESTION_CLASSES } from '../data/synth/index.ts';
 import { readFusionConfig } from '../model/config.ts';
+import type { Asked } from '../model/patchPrograms.ts';
 import { validateTensors } from '../model/weights.ts';
 import { LocalDevice } from '../runtime/localDevice.ts';
 import { pretrainTower } from './pretrainTower.ts';
@@ -20,13 +21,24 @@ afterAll(async () => {
   await device.close();
 });
 
-async function pretrained(name: string, steps: number, seed = 3, asked: 'tower' | 'projector' = 'tower') {
+async function pretrained(name: string, steps: number, seed = 3, asked: Asked = 'tower', batchSize = 2) {
   const out = path.join(small.dir, name);
   const logged: (readonly [number, Readonly<Record<string, number>>])[] = [];
   const onLog = (step: number, losses: Readonly<Record<string, number>>) => logged.push([step, losses]);
-  const options = { batchSize: 2, learningRate: 3e-3, logEvery: 1, seed, steps, asked, onLog };
+  const options = { batchSize, learningRate: 3e-3, logEvery: 1, seed, steps, asked, onLog };
   await pretrainTower({ device, base: small.base, out, ...options });
   return { out, logged, checkpoint: await openCheckpoint(out) };
+}
+
+/** The tensors that are not as in the base. */
+async function changedIn(checkpoint: Checkpoint): Promise<string[]> {
+  const base = await openCheckpoint(small.base);
+  const changed: string[] = [];
+  for (const name of base.tensors.keys()) {
+    const [before, after] = [await base.readF32(name), await checkpoint.readF32(name)];
+    if (before.some((x, i) => x !== after[i])) changed.push(name);
+  }
+  return changed;
 }
 
 it('begins no better than a guesser, learns, and changes the tower alone', async () => {
@@ -54,15 +66,24 @@ it('begins no better than a guesser, learns, and changes the tower alone', async
 it('teaches the projector too where its features are asked', async () => {
   const { logged, checkpoint } = await pretrained('projected', 40, 3, 'projector');
   expect(logged.at(-1)![1].tone).toBeLessThan(0.8 * logged[0]![1].tone!);
-  const base = await openCheckpoint(small.base);
-  const changed: string[] = [];
-  for (const name of base.tensors.keys()) {
-    const [before, after] = [await base.readF32(name), await checkpoint.readF32(name)];
-    if (before.some((x, i) => x !== after[i])) changed.push(name);
-  }
+  const changed = await changedIn(checkpoint);
   expect(changed).toContain('model.mm_projector.0.weight');
   expect(
     changed.filter((name) => !name.startsWith(TOWER) && !name.startsWith('model.mm_projector.')),
+  ).toEqual([]);
+});
+
+it('teaches how a question is read too where whole pictures come with one', async () => {
+  const { logged, checkpoint } = await pretrained('asked', 60, 3, 'question', 8);
+  const [first, last] = [logged[0]![1], logged.at(-1)![1]];
+  expect(Object.keys(first)).toEqual(['loss', ...PATCH_QUESTIONS, ...Object.keys(QUESTION_CLASSES)]);
+  expect(last.tone).toBeLessThan(0.8 * first.tone!);
+  expect(Object.values(last).every(Number.isFinite)).toBe(true);
+  const changed = await changedIn(checkpoint);
+  expect(changed).toContain('model.aux_projector.0.weight');
+  expect(changed).toContain('model.embed_tokens.weight');
+  expect(
+    changed.filter((name) => /layers\.\d+\.(self_attn\.o_proj|mlp\.up)|lm_head|sampler/.test(name)),
   ).toEqual([]);
 });
 

@@ -13,21 +13,12 @@ import type { TensorEntry } from '../checkpoint/safetensors.ts';
 import { asWeightDtype, copyTensor } from '../checkpoint/tensorBytes.ts';
 import { UserError } from '../common/errors.ts';
 import { Random } from '../common/random.ts';
-import { CROPS_PER_IMAGE, staticHdCrops } from '../data/image.ts';
-import {
-  type Category,
-  PATCH_CLASSES,
-  PATCH_QUESTIONS,
-  patchLabels,
-  renderScene,
-  type Scene,
-  sampleAt,
-} from '../data/synth/index.ts';
 import { type FusionConfig, readFusionConfig } from '../model/config.ts';
-import { i32 } from '../model/feeds.ts';
 import { type Asked, patchProgram, patchTensors } from '../model/patchPrograms.ts';
 import { gradientOf } from '../model/programs.ts';
 import type { Device, Executable, HostTensor, ResidentTensor } from '../runtime/types.ts';
+import { openEncoder } from './openSource.ts';
+import { patchFeeds, questionsOf } from './patchFeeds.ts';
 import { scheduleFactor } from './schedule.ts';
 import { momentsFor, type TrainedState, type UpdateOptions, updateWeights } from './trainer.ts';
 
@@ -42,7 +33,7 @@ export interface PretrainOptions {
   readonly batchSize: number;
   readonly learningRate: number;
   readonly seed: number;
-  /** Of the features that the decoder reads, or of those before the projector, which then stays as it is. */
+  /** What of the model is asked, and so what of it learns. */
   readonly asked: Asked;
   /** The mean loss of each question over the steps since the last report. */
   readonly onLog?: (step: number, losses: Readonly<Record<string, number>>) => void;
@@ -52,9 +43,6 @@ export interface PretrainOptions {
 const SCHEDULE = { schedule: 'cosine', warmup_ratio: 0.03 } as const;
 const WEIGHT_DECAY = 0.02;
 const CLIP_NORM = 1;
-/** Pictures of these categories take turns. */
-const CATEGORIES: readonly Category[] = ['SynthScene', 'SynthText', 'SynthScene', 'ContrastShort'];
-
 /** Trains the tower of `base` and writes the model with it. @throws UserError where a loss is no number */
 export async function pretrainTower(o: PretrainOptions): Promise<void> {
   const { device, base, steps } = o;
@@ -62,10 +50,11 @@ export async function pretrainTower(o: PretrainOptions): Promise<void> {
   const { tensors } = await openCheckpoint(base);
   const learner = await openLearner(o, config, tensors);
   const log = lossLog(o);
-  let next = makeFeeds(o, config, 1);
+  const encoder = { ...(await openEncoder(config, base)), ...o };
+  let next = patchFeeds(encoder, 1);
   for (let step = 1; step <= steps; step++) {
     const feeds = await next;
-    if (step < steps) next = makeFeeds(o, config, step + 1);
+    if (step < steps) next = patchFeeds(encoder, step + 1);
     const losses = await learn(device, learner, feeds, {
       step,
       rateFactor: scheduleFactor(SCHEDULE, step - 1, steps),
@@ -83,6 +72,7 @@ type Losses = Readonly<Record<string, number>>;
 /** What learns: the tower's weights and those of the questions' Linears. */
 interface Learner extends TrainedState {
   readonly program: Executable;
+  readonly questions: readonly string[];
 }
 
 async function openLearner(
@@ -90,7 +80,12 @@ async function openLearner(
   config: FusionConfig,
   tensors: ReadonlyMap<string, CheckpointTensor>,
 ): Promise<Learner> {
-  const weights = await initialWeights(device, patchTensors(config, PATCH_CLASSES, asked), tensors, seed);
+  const weights = await initialWeights(
+    device,
+    patchTensors(config, questionsOf(asked), asked),
+    tensors,
+    seed,
+  );
   const rules = new Map(
     Object.entries(weights).map(([name, { shape }]) => [
       name,
@@ -98,8 +93,8 @@ async function openLearner(
     ]),
   );
   const moments = await momentsFor(device, weights, rules);
-  const program = await device.load(patchProgram(config, PATCH_CLASSES, asked));
-  return { program, weights, rules, moments };
+  const program = await device.load(patchProgram(config, questionsOf(asked), asked));
+  return { program, questions: Object.keys(questionsOf(asked)), weights, rules, moments };
 }
 
 /** One step; the losses before it. */
@@ -116,7 +111,7 @@ async function learn(
   await updateWeights(device, learner, gradients, 1, options);
   await device.free(gradients);
   const value = (name: string) => [name, Number(outputs[name]?.data[0])] as const;
-  return Object.fromEntries(['loss', ...PATCH_QUESTIONS].map(value));
+  return Object.fromEntries(['loss', ...learner.questions].map(value));
 }
 
 /** Reports the means of some steps' losses. */
@@ -149,33 +144,6 @@ async function initialWeights(
     weights[name] = await device.upload({ dtype: 'f32', shape: [...shape], data });
   }
   return weights;
-}
-
-/** The pictures of a step and what their patches show. */
-async function makeFeeds(
-  o: PretrainOptions,
-  config: FusionConfig,
-  step: number,
-): Promise<Record<string, HostTensor>> {
-  const { grid, imageSize: side } = config.vision;
-  const cropSize = CROPS_PER_IMAGE * 3 * side * side;
-  const pixels = new Float32Array(o.batchSize * cropSize);
-  const scenes: Scene[] = [];
-  for (let i = 0; i < o.batchSize; i++) {
-    const index = (step - 1) * o.batchSize + i;
-    const category = CATEGORIES[index % CATEGORIES.length] ?? 'SynthScene';
-    const { scene } = sampleAt(category, 'train', o.seed, index, { minObjects: 1 });
-    pixels.set(staticHdCrops(await renderScene(scene, 2 * side), side), i * cropSize);
-    scenes.push(scene);
-  }
-  const labels = patchLabels(scenes, grid);
-  const shape = [o.batchSize * CROPS_PER_IMAGE, 3, side, side];
-  const feeds: Record<string, HostTensor> = { pixels: { dtype: 'f32', shape, data: pixels } };
-  for (const question of PATCH_QUESTIONS) {
-    feeds[`rows.${question}`] = i32(Int32Array.from(labels[question].rows));
-    feeds[`classes.${question}`] = i32(Int32Array.from(labels[question].classes));
-  }
-  return feeds;
 }
 
 /** `base` again, with the trained tower. */

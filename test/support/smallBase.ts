@@ -31,6 +31,7 @@ export async function smallBase(changes: Readonly<Record<string, unknown>> = {})
     num_hidden_layers: 4,
     num_of_vision_sampler_layers: 2,
     num_attention_heads: 4,
+    num_key_value_heads: 2,
     query_len: '4',
     vision_config: {
       ...tiny.vision_config,

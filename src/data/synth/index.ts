@@ -1,5 +1,12 @@
 /** Language-driven synthetic data: scenes, pictures, conversations, data sets. */
-export { PATCH_CLASSES, PATCH_QUESTIONS, type PatchLabels, patchLabels } from './patchLabels.ts';
+export {
+  PATCH_CLASSES,
+  PATCH_QUESTIONS,
+  type PatchLabels,
+  patchLabels,
+  WHOLE_CROP,
+} from './patchLabels.ts';
+export { QUESTION_CLASSES, questionLabels } from './questionLabels.ts';
 export { DEFAULT_SIZE, renderPng, renderScene } from './render.ts';
 export {
   CAPTION_CATEGORIES,

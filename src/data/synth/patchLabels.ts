@@ -52,19 +52,23 @@ export interface PatchAnswers {
 
 export type PatchLabels = Readonly<Record<PatchQuestion, PatchAnswers>>;
 
-/** The answers of all patches of all crops of `scenes`, whose rows follow each other. grid: patches a side of a crop. */
-export function patchLabels(scenes: readonly Scene[], grid: number): PatchLabels {
+/**
+ * The answers of the patches of crops of `scenes`, whose rows follow each other. grid: patches a side of a crop;
+ * cropsOf: which crops of the scene at an index there are, tiles 0 to 3 and the whole 4; all unless given.
+ */
+export function patchLabels(
+  scenes: readonly Scene[],
+  grid: number,
+  cropsOf: (index: number) => readonly number[] = () => ALL_CROPS,
+): PatchLabels {
   const labels = Object.fromEntries(
     PATCH_QUESTIONS.map((question) => [question, { rows: [], classes: [] } as PatchAnswers]),
   ) as PatchLabels;
   let row = 0;
-  for (const scene of scenes) {
-    for (const crop of CROPS) {
-      for (let patch = 0; patch < grid * grid; patch++) {
-        const step = crop.side / grid;
-        const x = crop.x + ((patch % grid) + 0.5) * step;
-        const y = crop.y + (Math.floor(patch / grid) + 0.5) * step;
-        addAnswers(labels, row++, answersAt(scene, x, y, step));
+  for (const [i, scene] of scenes.entries()) {
+    for (const crop of cropsOf(i)) {
+      for (const { x, y, step } of patchesOf(crop, grid)) {
+        addAnswers(labels, PATCH_CLASSES, row++, answersAt(scene, x, y, step));
       }
     }
   }
@@ -79,30 +83,66 @@ const CROPS = [
   { x: HALF, y: HALF, side: HALF },
   { x: 0, y: 0, side: SIDE },
 ] as const;
+const ALL_CROPS = CROPS.map((_, i) => i);
+/** The whole picture's place among its crops. */
+export const WHOLE_CROP = ALL_CROPS.length - 1;
 
-type Answers = Readonly<Partial<Record<PatchQuestion, string | undefined>>>;
+/** The centres of a crop's patches, row by row, and their side. */
+export function patchesOf(crop: number, grid: number): { x: number; y: number; step: number }[] {
+  const { x, y, side } = CROPS[crop] as (typeof CROPS)[number];
+  const step = side / grid;
+  return Array.from({ length: grid * grid }, (_, patch) => ({
+    x: x + ((patch % grid) + 0.5) * step,
+    y: y + (Math.floor(patch / grid) + 0.5) * step,
+    step,
+  }));
+}
 
-function addAnswers(labels: PatchLabels, row: number, answers: Answers): void {
-  for (const question of PATCH_QUESTIONS) {
-    const answer = answers[question];
+type Classes = Readonly<Record<string, readonly string[]>>;
+
+/** Notes a row's answers; a question without one is not asked of it. */
+export function addAnswers<Q extends string>(
+  labels: Readonly<Record<Q, PatchAnswers>>,
+  classes: Classes,
+  row: number,
+  answers: Readonly<Partial<Record<Q, string | undefined>>>,
+): void {
+  for (const [question, answer] of Object.entries<string | undefined>(answers)) {
     if (answer === undefined) continue;
-    labels[question].rows.push(row);
-    labels[question].classes.push((PATCH_CLASSES[question] as readonly string[]).indexOf(answer));
+    const { rows, classes: known } = labels[question as Q];
+    rows.push(row);
+    known.push((classes[question] as readonly string[]).indexOf(answer));
   }
 }
 
 /** What is drawn last at a point of the picture, or within most of a patch of side `step` around it. */
-function answersAt({ panels }: Scene, x: number, y: number, step: number): Answers {
+export interface Shown {
+  readonly panel: Panel;
+  /** Where the panel begins in the picture. */
+  readonly left: number;
+  readonly word?: SceneWord | undefined;
+  readonly object?: SceneObject | undefined;
+}
+
+export function shownAt({ panels }: Scene, x: number, y: number, step: number): Shown {
   const second = panels.length === 2 && x >= HALF;
   const panel: Panel = (second ? panels[1] : undefined) ?? panels[0];
-  const inPanel = second ? x - (SIDE - HALF_WIDTH) : x;
-  const { word, objects, background } = panel;
-  if (word && covers(word, inPanel, y, step)) {
+  const left = second ? SIDE - HALF_WIDTH : 0;
+  const { word, objects } = panel;
+  if (word && covers(word, x - left, y, step)) return { panel, left, word };
+  return { panel, left, object: objects.findLast((each) => reaches(each, x - left, y, step)) };
+}
+
+type Answers = Readonly<Partial<Record<PatchQuestion, string | undefined>>>;
+
+function answersAt(scene: Scene, x: number, y: number, step: number): Answers {
+  const { panel, left, word, object } = shownAt(scene, x, y, step);
+  if (word !== undefined) {
     const { text, colour, height } = word;
-    return { kind: 'word', text, colour, glyph: glyphAt(text, height, inPanel - word.x) };
+    return { kind: 'word', text, colour, glyph: glyphAt(text, height, x - left - word.x) };
   }
-  const object = objects.findLast((each) => reaches(each, inPanel, y, step));
-  if (object === undefined) return { kind: 'background', style: background.style, tone: background.tone };
+  const { style, tone } = panel.background;
+  if (object === undefined) return { kind: 'background', style, tone };
   const { shape, colour, texture, radius } = object;
   return { kind: 'object', shape, colour, texture, extent: extentOf(radius / step) };
 }

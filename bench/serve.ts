@@ -2,15 +2,16 @@
  * `fusion serve` under load, in a process of its own: one client against many, fairness, the event loop's delay, and
  * clients that leave at random. Prints what it measured beside what is wanted; the exit code is 1 where one misses.
  */
-import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { Random } from '../src/common/random.ts';
+import { renderPng, sampleAt } from '../src/data/synth/index.ts';
 import { judge } from './judge.ts';
 import { type Asked, askMany, type ServedProcess, startServing } from './serveClient.ts';
 
 export const SERVE_USAGE =
-  '--model DIR [--clients 16] [--answers 4] [--tokens 64] [--requests 1000] [--leaving 0.3] [--image FILE]';
+  '--model DIR [--clients 16] [--answers 4] [--tokens 64] [--requests 1000] [--leaving 0.3] [--seed N]';
 
+const PICTURES = 64;
 const WANTED = { speedup: 3, slowest: 2, delay: 0.05, growth: 1.1 } as const;
 
 /** Starts a server, puts load on it and judges. */
@@ -24,7 +25,6 @@ export async function benchServe(args: readonly string[]): Promise<void> {
       tokens: { type: 'string', default: '64' },
       requests: { type: 'string', default: '1000' },
       leaving: { type: 'string', default: '0.3' },
-      image: { type: 'string' },
       seed: { type: 'string', default: '0' },
     },
   });
@@ -35,20 +35,32 @@ export async function benchServe(args: readonly string[]): Promise<void> {
     values.tokens,
     values.requests,
   ].map(Number) as [number, number, number, number];
-  const image = values.image === undefined ? undefined : (await readFile(values.image)).toString('base64');
+  const questions = await describePictures(Number(values.seed), tokens);
   const server = await startServing(['--model', values.model, '--max-sequences', String(clients)]);
-  const question = { tokens, image };
   try {
-    await askMany(server, 1, 2, () => question);
-    const speeds = await compareClients(server, clients, answers, question);
+    await askMany(server, 1, 2, questions);
+    const speeds = await compareClients(server, clients, answers, questions);
     const random = new Random(values.seed);
-    const memory = await disconnects(server, 2 * clients, requests, () =>
-      random.uniform() < Number(values.leaving) ? { ...question, leaveAfter: random.uniform() } : question,
-    );
+    const memory = await disconnects(server, 2 * clients, requests, (number) => ({
+      ...questions(number),
+      ...(random.uniform() < Number(values.leaving) ? { leaveAfter: random.uniform() } : {}),
+    }));
     if (!speeds || !memory) process.exitCode = 1;
   } finally {
     await server.stop();
   }
+}
+
+/** Each question shows another scene, and asks for all that is in it: a long answer. */
+async function describePictures(seed: number, tokens: number): Promise<(number: number) => Asked> {
+  const contents: unknown[] = [];
+  for (let i = 0; i < PICTURES; i++) {
+    const picture = await renderPng(sampleAt('SynthScene', 'test', seed, i).scene, 256);
+    const url = `data:image/png;base64,${Buffer.from(picture).toString('base64')}`;
+    const text = { type: 'text', text: 'Describe the picture.' };
+    contents.push([text, { type: 'image_url', image_url: { url } }]);
+  }
+  return (number) => ({ content: contents[number % PICTURES], tokens });
 }
 
 /** One client, then many; true where speed, fairness and delay are as wanted. */
@@ -56,11 +68,11 @@ async function compareClients(
   server: ServedProcess,
   clients: number,
   answers: number,
-  question: Asked,
+  questions: (number: number) => Asked,
 ): Promise<boolean> {
-  const one = await askMany(server, 1, answers, () => question);
+  const one = await askMany(server, 1, answers, questions);
   await server.metric('fusion_event_loop_delay_p99_seconds');
-  const many = await askMany(server, clients, clients * answers, () => question);
+  const many = await askMany(server, clients, clients * answers, questions);
   const delay = await server.metric('fusion_event_loop_delay_p99_seconds');
   const speedup = many.tokens / many.seconds / (one.tokens / one.seconds);
   const mean = many.times.reduce((a, b) => a + b, 0) / many.times.length;
@@ -80,7 +92,7 @@ async function disconnects(
   server: ServedProcess,
   clients: number,
   requests: number,
-  draw: () => Asked,
+  draw: (number: number) => Asked,
 ): Promise<boolean> {
   const resident: number[] = [];
   let left = 0;

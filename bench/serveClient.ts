@@ -14,10 +14,10 @@ export interface ServedProcess {
 
 /** One question. */
 export interface Asked {
+  /** Its parts, in OpenAI's format. */
+  readonly content: unknown;
   readonly tokens: number;
-  /** A PNG's base64. */
-  readonly image: string | undefined;
-  /** Leave after this share of the answer, 0 to 1. */
+  /** Leave after this share of the tokens, 0 to 1. */
   readonly leaveAfter?: number;
 }
 
@@ -59,7 +59,7 @@ export async function askMany(
   { url }: ServedProcess,
   clients: number,
   count: number,
-  draw: () => Asked,
+  draw: (number: number) => Asked,
 ): Promise<ManyResult> {
   let [next, tokens, left] = [0, 0, 0];
   const times: number[] = [];
@@ -68,7 +68,7 @@ export async function askMany(
     while (next < count) {
       const number = next++;
       const began = performance.now();
-      const made = await askOnce(url, number, draw());
+      const made = await askOnce(url, draw(number));
       if (made === undefined) {
         left += 1;
         continue;
@@ -82,37 +82,31 @@ export async function askMany(
 }
 
 /** Tokens of the answer; undefined where it was left. */
-async function askOnce(
-  url: string,
-  number: number,
-  { tokens, image, leaveAfter }: Asked,
-): Promise<number | undefined> {
-  const text = { type: 'text', text: `What is in picture ${number}?` };
-  const parts =
-    image === undefined ? [] : [{ type: 'image_url', image_url: `data:image/png;base64,${image}` }];
+async function askOnce(url: string, { content, tokens, leaveAfter }: Asked): Promise<number | undefined> {
   const leaving = new AbortController();
-  try {
-    const response = await fetch(`${url}/v1/chat/completions`, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({
-        messages: [{ role: 'user', content: [text, ...parts] }],
-        max_tokens: tokens,
-        stream: true,
-        stream_options: { include_usage: true },
-      }),
-      signal: leaving.signal,
-    });
-    if (!response.ok || response.body === null) throw new Error(`status ${response.status}`);
-    let [events, said] = [0, ''];
-    for await (const piece of response.body.pipeThrough(new TextDecoderStream())) {
-      said = (said + piece).slice(-1000);
-      events += piece.split('\n\n').length - 1;
-      if (leaveAfter !== undefined && events >= leaveAfter * tokens) leaving.abort();
-    }
-    return Number(/"completion_tokens":(\d+)/.exec(said)?.[1] ?? Number.NaN);
-  } catch (error) {
-    if (leaving.signal.aborted) return undefined;
-    throw error;
+  const response = await fetch(`${url}/v1/chat/completions`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({
+      messages: [{ role: 'user', content }],
+      max_tokens: tokens,
+      stream: true,
+      stream_options: { include_usage: true },
+    }),
+    signal: leaving.signal,
+  });
+  if (!response.ok || response.body === null) throw new Error(`status ${response.status}`);
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
+  let [events, said] = [0, ''];
+  for (let read = await reader.read(); !read.done; read = await reader.read()) {
+    const piece = decoder.decode(read.value, { stream: true });
+    said = (said + piece).slice(-1000);
+    events += piece.split('\n\n').length - 1;
+    if (leaveAfter === undefined || events < leaveAfter * tokens) continue;
+    // Not read any further: what was on its way when a request was aborted may never arrive.
+    leaving.abort();
+    return undefined;
   }
+  return Number(/"completion_tokens":(\d+)/.exec(said)?.[1] ?? Number.NaN);
 }

@@ -1,6 +1,13 @@
 /** `npm run bench -- NAME [options]`: the project's benchmarks. Without a name: the list. */
 import { benchLlama, LLAMA_USAGE } from './llama.ts';
-import { benchForward, benchTrain, FORWARD_USAGE, PEER_USAGE } from './model.ts';
+import {
+  benchForward,
+  benchRecompute,
+  benchTrain,
+  FORWARD_USAGE,
+  PEER_USAGE,
+  RECOMPUTE_USAGE,
+} from './model.ts';
 import { benchResume, RESUME_USAGE } from './resume.ts';
 import { benchServe, SERVE_USAGE } from './serve.ts';
 import { benchSoak, SOAK_USAGE } from './soak.ts';
@@ -10,6 +17,7 @@ const BENCHMARKS: Readonly<
 > = {
   forward: { usage: FORWARD_USAGE, run: benchForward },
   train: { usage: PEER_USAGE, run: benchTrain },
+  recompute: { usage: RECOMPUTE_USAGE, run: benchRecompute },
   llama: { usage: LLAMA_USAGE, run: benchLlama },
   serve: { usage: SERVE_USAGE, run: benchServe },
   soak: { usage: SOAK_USAGE, run: benchSoak },

@@ -12,6 +12,7 @@ import { SHAPE_NAMES } from './shapes.ts';
 
 export const PEER_USAGE =
   '[--python python3] [--oracle ../shared/oracle] [--sizes tiny,mid,real-layers] [--runs 7] [--threads 2]';
+export const RECOMPUTE_USAGE = '[--sizes mid] [--runs 3] [--threads 2]';
 export const FORWARD_USAGE = `${PEER_USAGE} [--modes encode,prefill,gradients,first-token,decode]`;
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
@@ -46,11 +47,14 @@ function parse(args: readonly string[], modes: string): ForwardOptions {
 }
 
 function commands(size: string, mode: string, o: ForwardOptions): readonly [Command, Command] {
-  const ours = ['--import', 'tsx', path.join(HERE, 'modelCase.ts'), size, mode, o.threads];
   const theirs = [path.join(HERE, 'torchPeer.py'), o.oracle, size, mode, o.threads];
+  return [ours(size, mode, o), [o.python, theirs]];
+}
+
+function ours(size: string, mode: string, { threads }: ForwardOptions, ...options: string[]): Command {
   return [
-    [process.execPath, ours],
-    [o.python, theirs],
+    process.execPath,
+    ['--import', 'tsx', path.join(HERE, 'modelCase.ts'), size, mode, threads, ...options],
   ];
 }
 
@@ -62,6 +66,26 @@ export const benchForward = (args: readonly string[]): Promise<void> =>
 
 /** Training steps, the optimizer's included. */
 export const benchTrain = (args: readonly string[]): Promise<void> => benchModes(parse(args, 'train'));
+
+/**
+ * Loss and gradients with all layers' values kept and with layers computed again: seconds, and what a run adds to the
+ * resident weights at its peak, gradients included.
+ */
+export async function benchRecompute(args: readonly string[]): Promise<void> {
+  const options = { ...parse(['--sizes', 'mid', '--runs', '3', ...args], 'gradients') };
+  console.log('size         layers     seconds    peak       of it the run');
+  for (const size of options.sizes) {
+    const command = (...more: string[]) => ours(size, 'gradients', options, ...more);
+    const results = await alternate([command(), command('recompute')], options.runs);
+    const added = results.map(({ peakBytes, residentBytes }) => peakBytes - residentBytes);
+    for (const [i, { seconds, peakBytes }] of results.entries()) {
+      const cells = [size.padEnd(13), (i === 0 ? 'kept' : 'recomputed').padEnd(11)];
+      cells.push(`${median(seconds).toFixed(3)} s`.padEnd(11), gigabytes(peakBytes).padEnd(11));
+      console.log(cells.join('') + gigabytes(added[i] ?? Number.NaN));
+    }
+    console.log(`memory of a run, recomputed over kept: ${((added[1] ?? 0) / (added[0] ?? 1)).toFixed(2)}`);
+  }
+}
 
 /** Runs every size and mode asked for and prints a row for each. */
 async function benchModes(options: ForwardOptions): Promise<void> {

@@ -2,7 +2,7 @@
  * Our side of `npm run bench -- forward` and `train`: prepares one mode of one size, then runs it once for each line on
  * standard input and answers with the seconds it took; at the end of input, the peak memory.
  *
- * usage: [FUSION_RECOMPUTE=1] tsx bench/modelCase.ts SIZE encode|prefill|gradients|train|first-token|decode [THREADS]
+ * usage: tsx bench/modelCase.ts SIZE encode|prefill|gradients|train|first-token|decode [THREADS [recompute]]
  */
 import { createInterface } from 'node:readline';
 import { Random } from '../src/common/random.ts';
@@ -25,10 +25,11 @@ import { type BenchShape, benchShape, type ShapeName } from './shapes.ts';
 
 type Feeds = Record<string, Feed>;
 
-const random = new Random(0);
-
+const [name = 'tiny', mode = 'gradients', threads = '2', option = ''] = process.argv.slice(2);
 /** Whether layers are computed again in the backward pass. */
-const recompute = process.env.FUSION_RECOMPUTE === '1';
+const recompute = option === 'recompute';
+
+const random = new Random(0);
 
 function normal(shape: readonly number[], deviation: number): HostTensor {
   const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
@@ -180,12 +181,13 @@ function shapeOf(name: string, mode: string): BenchShape {
   return mode === 'first-token' || mode === 'decode' ? { ...shape, batch: 1 } : shape;
 }
 
-const [name = 'tiny', mode = 'gradients', threads = '2'] = process.argv.slice(2);
 const profile = process.env.FUSION_PROFILE;
 const device = new LocalDevice({ threads: Number(threads), ...(profile === undefined ? {} : { profile }) });
 const run = await prepare(device, mode, shapeOf(name, mode));
+// What is resident before the first run: weights, moments, the compiled program.
+const resident = process.memoryUsage.rss();
 await run();
-console.log('ready');
+console.log(`ready ${resident}`);
 for await (const _ of createInterface({ input: process.stdin })) {
   const start = performance.now();
   await run();

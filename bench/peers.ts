@@ -1,7 +1,7 @@
 /**
  * Two programs that do the same work, timed in turn: ours, theirs, ours, theirs, so that a machine whose speed
- * drifts slows both. Each is a process that runs once for each line it reads and answers with seconds; when its
- * input ends it answers with its peak memory in bytes.
+ * drifts slows both. Each is a process that says `ready`, perhaps with the bytes that are resident, runs once for each
+ * line it reads and answers with seconds; when its input ends it answers with its peak memory in bytes.
  */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -10,6 +10,8 @@ import { createInterface } from 'node:readline';
 export interface Measured {
   readonly seconds: readonly number[];
   readonly peakBytes: number;
+  /** Before the first run, of programs that tell. */
+  readonly residentBytes: number;
 }
 
 class Peer {
@@ -55,14 +57,16 @@ export async function alternate(
   runs: number,
 ): Promise<[Measured, Measured]> {
   const peers = commands.map(([command, args]) => new Peer(command, args)) as [Peer, Peer];
-  for (const peer of peers) await peer.answer();
+  const resident: number[] = [];
+  for (const peer of peers) resident.push(Number((await peer.answer()).split(' ')[1]));
   const seconds: [number[], number[]] = [[], []];
   for (let i = 0; i < runs; i++) {
     for (const side of [0, 1] as const) seconds[side].push(await peers[side].run());
   }
-  const peaks = [await peers[0].finish(), await peers[1].finish()] as const;
-  return [
-    { seconds: seconds[0], peakBytes: peaks[0] },
-    { seconds: seconds[1], peakBytes: peaks[1] },
-  ];
+  const measured = async (side: 0 | 1): Promise<Measured> => ({
+    seconds: seconds[side],
+    peakBytes: await peers[side].finish(),
+    residentBytes: resident[side] ?? Number.NaN,
+  });
+  return [await measured(0), await measured(1)];
 }

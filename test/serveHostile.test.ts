@@ -8,7 +8,17 @@ import { join } from 'node:path';
 import { crc32, deflateSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { GOLDEN } from './support/checkpoints.ts';
-import { askServer, errorOf, metric, post, serverWith, stopServers, until } from './support/server.ts';
+import {
+  askServer,
+  errorOf,
+  inline,
+  metric,
+  post,
+  serverWith,
+  showServer,
+  stopServers,
+  until,
+} from './support/server.ts';
 
 const png = readFileSync(join(GOLDEN, 'images/tiny.png'));
 const MAX_BODY = 1_000_000;
@@ -26,22 +36,7 @@ afterEach(async () => {
 });
 afterAll(stopServers);
 
-const showing = (image_url: unknown) =>
-  askServer(server, {
-    messages: [
-      {
-        role: 'user',
-        content: [
-          { type: 'text', text: 'What?' },
-          { type: 'image_url', image_url },
-        ],
-      },
-    ],
-  });
-
-/** A picture's bytes as a data URI. */
-const inline = (bytes: Uint8Array, type = 'png') =>
-  `data:image/${type};base64,${Buffer.from(bytes).toString('base64')}`;
+const showing = (image_url: unknown) => showServer(server, image_url);
 
 function chunk(type: string, data: Uint8Array): Buffer {
   const body = Buffer.concat([Buffer.from(type, 'latin1'), data]);

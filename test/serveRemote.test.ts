@@ -12,7 +12,7 @@ import type { RemoteImageRules } from '../src/serve/remoteImage.ts';
 import type { RunningServer } from '../src/serve/server.ts';
 import { GOLDEN } from './support/checkpoints.ts';
 import { type FakeModel, fakeModel } from './support/fakeModel.ts';
-import { askServer, errorOf, metric, serverWith, stopServers } from './support/server.ts';
+import { askServer, errorOf, inline, metric, serverWith, showServer, stopServers } from './support/server.ts';
 
 const png = readFileSync(join(GOLDEN, 'images/tiny.png'));
 
@@ -111,22 +111,7 @@ function drip(response: import('node:http').ServerResponse): void {
   response.on('close', () => clearInterval(timer));
 }
 
-const showing = (image_url: unknown) =>
-  askServer(server, {
-    messages: [
-      {
-        role: 'user',
-        content: [
-          { type: 'text', text: 'What?' },
-          { type: 'image_url', image_url },
-        ],
-      },
-    ],
-  });
-
-/** A picture's bytes as a data URI. */
-const inline = (bytes: Uint8Array, type = 'png') =>
-  `data:image/${type};base64,${Buffer.from(bytes).toString('base64')}`;
+const showing = (image_url: unknown) => showServer(server, image_url);
 
 const INSIDE = /not on the public internet/;
 const NO_WEB = /no http or https address/;

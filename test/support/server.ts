@@ -70,6 +70,19 @@ export function askServer(
   return post(`${server.url}/v1/chat/completions`, { messages, ...body }, init);
 }
 
+/** A question about a picture, which `image_url` gives in one of OpenAI's ways. */
+export function showServer(server: RunningServer, image_url: unknown): Promise<Response> {
+  const content = [
+    { type: 'text', text: 'What?' },
+    { type: 'image_url', image_url },
+  ];
+  return askServer(server, { messages: [{ role: 'user', content }] });
+}
+
+/** A picture's bytes as a data URI. */
+export const inline = (bytes: Uint8Array, type = 'png'): string =>
+  `data:image/${type};base64,${Buffer.from(bytes).toString('base64')}`;
+
 export async function errorOf(response: Response) {
   const body = (await response.json()) as {
     error: { message: string; type: string; param: unknown; code: unknown };

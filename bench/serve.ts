@@ -9,7 +9,7 @@ import { judge } from './judge.ts';
 import { type Asked, askMany, type ServedProcess, startServing } from './serveClient.ts';
 
 export const SERVE_USAGE =
-  '--model DIR [--clients 16] [--answers 4] [--tokens 64] [--requests 1000] [--leaving 0.3] [--seed N]';
+  '--model DIR [--clients 16] [--answers 8] [--tokens 64] [--requests 1000] [--leaving 0.3] [--threads N] [--seed N]';
 
 const PICTURES = 64;
 const WANTED = { speedup: 3, slowest: 2, delay: 0.05, growth: 1.1 } as const;
@@ -21,10 +21,11 @@ export async function benchServe(args: readonly string[]): Promise<void> {
     options: {
       model: { type: 'string' },
       clients: { type: 'string', default: '16' },
-      answers: { type: 'string', default: '4' },
+      answers: { type: 'string', default: '8' },
       tokens: { type: 'string', default: '64' },
       requests: { type: 'string', default: '1000' },
       leaving: { type: 'string', default: '0.3' },
+      threads: { type: 'string' },
       seed: { type: 'string', default: '0' },
     },
   });
@@ -36,7 +37,9 @@ export async function benchServe(args: readonly string[]): Promise<void> {
     values.requests,
   ].map(Number) as [number, number, number, number];
   const questions = await describePictures(Number(values.seed), tokens);
-  const server = await startServing(['--model', values.model, '--max-sequences', String(clients)]);
+  const threads = values.threads === undefined ? [] : ['--threads', values.threads];
+  const options = ['--model', values.model, '--max-sequences', String(clients), ...threads];
+  const server = await startServing(options);
   try {
     await askMany(server, 1, 2, questions);
     const speeds = await compareClients(server, clients, answers, questions);
@@ -96,6 +99,8 @@ async function disconnects(
 ): Promise<boolean> {
   const resident: number[] = [];
   let left = 0;
+  // Programs are compiled and caches filled before memory is compared.
+  await askMany(server, clients, Math.ceil(requests / 4), draw);
   for (let quarter = 0; quarter < 4; quarter++) {
     const result = await askMany(server, clients, Math.ceil(requests / 4), draw);
     left += result.left;

@@ -1,7 +1,9 @@
 /**
  * `fusion eval-synth`: generated test questions, marked. Knows only how to read its options and to print scores.
  */
+
 import { writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { type Command, InvalidArgumentError } from 'commander';
 import { messageOf, UserError } from '../common/errors.ts';
 import type { Score } from '../eval/score.ts';
@@ -46,7 +48,10 @@ async function run(flags: Flags): Promise<void> {
   const { loadModel } = await import('../generate/model.ts');
   const { evalSynth } = await import('../eval/synth.ts');
   const onProgress = screenProgress(flags.quiet ?? false);
-  const model = await loadModel(dir, loadOptions(flags, onProgress)).finally(() => onProgress.end());
+  // Questions are answered in large batches, which keep all cores busy.
+  const threads = flags.threads ?? availableParallelism();
+  const options = { ...loadOptions(flags, onProgress), threads };
+  const model = await loadModel(dir, options).finally(() => onProgress.end());
   const reports: EvalReport[] = [];
   const start = performance.now();
   try {

@@ -67,7 +67,11 @@ export function addDeviceOptions(command: Command): Command {
     .addOption(
       new Option('--device <name>', 'where to run').choices(['auto', 'cpu', 'webgpu']).default('auto'),
     )
-    .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
+    .option(
+      '--threads <n>',
+      'threads of the CPU kernels (default: all cores; one for small models)',
+      positive,
+    )
     .option('--no-memory-check', 'load a model even where memory is too small for it')
     .option('-q, --quiet', 'no progress, no warnings');
 }

@@ -3,7 +3,6 @@
  * device. Cheap checks come before the weights, so that a wrong folder is told at once. Knows nothing of
  * questions.
  */
-import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
 import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
@@ -30,12 +29,13 @@ import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { withImageTokens } from './limits.ts';
 import { StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
+import { answeringThreads } from './threadCount.ts';
 import { growVocabulary, withVocabulary } from './vocabulary.ts';
 
 export interface LoadOptions {
   /** `cpu` (default), `webgpu`, `auto`, or an opened device, which the caller then closes. */
   readonly device?: DeviceName | 'auto' | Device | undefined;
-  /** Threads of the CPU kernels; all cores unless given. */
+  /** Threads of the CPU kernels; unless given all cores, or one for a model of under 20 million parameters. */
   readonly threads?: number | undefined;
   /** Folder with `tokenizer.json`; the model's own unless given. */
   readonly tokenizer?: string | undefined;
@@ -139,7 +139,7 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
   const start = performance.now();
   const { dir, config, tokenizer, format, stopIds: ends, warnings } = files;
   const given = typeof options.device === 'object' ? options.device : undefined;
-  const device = given ?? (await openNamed(options));
+  const device = given ?? (await openNamed(options, config));
   try {
     const { weights, programs } = await loadPrograms(device, files, options.onProgress);
     const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
@@ -159,9 +159,9 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
   }
 }
 
-function openNamed({ device, threads }: LoadOptions): Promise<Device> {
+function openNamed({ device, threads }: LoadOptions, config: FusionConfig): Promise<Device> {
   const name = typeof device === 'string' ? device : 'cpu';
-  return openDevice(name, { threads: threads ?? availableParallelism() });
+  return openDevice(name, { threads: threads ?? answeringThreads(config) });
 }
 
 async function loadText(

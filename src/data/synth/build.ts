@@ -50,7 +50,7 @@ export interface Plan {
 }
 
 /** The radius of an object, as a share of its cell's shorter side. */
-const RADII = { small: 0.22, medium: 0.305, large: 0.42 } as const;
+const RADII = { small: 0.25, medium: 0.335, large: 0.45 } as const;
 /** How far a centre may be from its cell's, in thousandths of the side. */
 const JITTER = 50;
 const MARGIN = 8;

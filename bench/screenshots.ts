@@ -7,7 +7,7 @@ import { type BrowserContextOptions, chromium, type Page } from 'playwright-core
 import sharp from 'sharp';
 
 const [address = 'http://127.0.0.1:8080', folder = 'docs/images'] = process.argv.slice(2);
-const QUESTIONS = ['What shape is at the top right?', 'Describe the picture.'];
+const QUESTIONS = ['Describe the picture.', 'Is there a red circle?'];
 const WIDE = { width: 1280, height: 800 };
 const NARROW = { width: 390, height: 844 };
 
@@ -25,7 +25,7 @@ async function look(page: Page): Promise<void> {
   await page.getByRole('button', { name: 'See how it looked' }).first().click();
   await page.locator('canvas').waitFor();
   await page.locator('.segment', { hasText: 'Answer' }).click();
-  await page.locator('.chip').nth(1).click();
+  await page.locator('.chip', { hasText: 'cyan' }).click();
 }
 
 async function save(page: Page, name: string): Promise<void> {

@@ -13,7 +13,7 @@ import {
   tileProgram,
   wholeProgram,
 } from '../model/programs.ts';
-import type { Device, Executable, Feed, RunOptions, RunResult } from '../runtime/types.ts';
+import type { Constants, Device, Executable, Feed, RunOptions, RunResult } from '../runtime/types.ts';
 
 export interface BoundRunOptions extends RunOptions {
   /** Looked at between the parts of a run that has several; rejects with its reason. */
@@ -48,29 +48,36 @@ export class CompiledPrograms implements ModelPrograms {
   readonly #device: Device;
   readonly #config: FusionConfig;
   readonly #weights: ResidentWeights;
+  readonly #constants: Constants;
   readonly #executables = new Map<string, Promise<Executable>>();
 
-  constructor(device: Device, config: FusionConfig, weights: ResidentWeights) {
+  /**
+   * constants: weights that the programs of answers take from files instead, each program in the order its kernels
+   * want: more memory, faster steps.
+   */
+  constructor(device: Device, config: FusionConfig, weights: ResidentWeights, constants: Constants = {}) {
     this.#device = device;
     this.#config = config;
     this.#weights = weights;
+    this.#constants = constants;
   }
 
   tile(): Promise<BoundProgram> {
-    return this.#bound('tile', () => tileProgram(this.#config));
+    return this.#bound('tile', () => tileProgram(this.#config), this.#constants);
   }
 
   whole(): Promise<BoundProgram> {
-    return this.#bound('whole', () => wholeProgram(this.#config));
+    return this.#bound('whole', () => wholeProgram(this.#config), this.#constants);
   }
 
   /** queryLength: latents per question, part of the program. */
   prefill(queryLength: number): Promise<BoundProgram> {
-    return this.#bound(`prefill ${queryLength}`, () => prefillProgram(this.#config, queryLength));
+    const trace = () => prefillProgram(this.#config, queryLength);
+    return this.#bound(`prefill ${queryLength}`, trace, this.#constants);
   }
 
   decode(): Promise<BoundProgram> {
-    return this.#bound('decode', () => decodeProgram(this.#config));
+    return this.#bound('decode', () => decodeProgram(this.#config), this.#constants);
   }
 
   /** The tower's attention between picture and question. */
@@ -98,10 +105,10 @@ export class CompiledPrograms implements ModelPrograms {
     }
   }
 
-  async #bound(key: string, trace: () => Program): Promise<BoundProgram> {
+  async #bound(key: string, trace: () => Program, constants: Constants = {}): Promise<BoundProgram> {
     let loading = this.#executables.get(key);
     if (loading === undefined) {
-      loading = this.#device.load(trace());
+      loading = this.#device.load(trace(), constants);
       this.#executables.set(key, loading);
       // A program that could not be compiled is tried again when it is next asked for.
       loading.catch(() => this.#executables.delete(key));
@@ -109,7 +116,7 @@ export class CompiledPrograms implements ModelPrograms {
     const executable = await loading;
     const needed = executable.program.inputs.flatMap(({ name }) => {
       const weight = this.#weights[name];
-      return weight === undefined ? [] : [[name, weight] as const];
+      return weight === undefined || name in constants ? [] : [[name, weight] as const];
     });
     const weights = Object.fromEntries(needed);
     return {

@@ -21,15 +21,15 @@ import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts';
 import { type FusionConfig, readFusionConfig } from '../model/config.ts';
 import { validateTensors } from '../model/weights.ts';
 import { openDevice } from '../runtime/device.ts';
-import type { Device, DeviceName } from '../runtime/types.ts';
+import type { Constants, Device, DeviceName } from '../runtime/types.ts';
 import { CompiledPrograms, type ModelPrograms } from './compiled.ts';
 import { checkMemory, type ExpectedUse } from './fitCheck.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { withImageTokens } from './limits.ts';
+import { answeringThreads, isSmall } from './smallModels.ts';
 import { StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
-import { answeringThreads } from './threadCount.ts';
 import { growVocabulary, withVocabulary } from './vocabulary.ts';
 
 export interface LoadOptions {
@@ -206,10 +206,19 @@ async function loadPrograms(
   const { config, checkpoint, quantization } = files;
   if (quantization === undefined) {
     const weights = await loadGrown(device, files, onProgress);
-    return { weights, programs: new CompiledPrograms(device, config, weights) };
+    const constants = smallConstants(device, files);
+    return { weights, programs: new CompiledPrograms(device, config, weights, constants) };
   }
   const staged = await loadStaged(device, config, checkpoint, quantization, onProgress);
   return { weights: staged.resident, programs: new StagedPrograms(device, config, staged) };
+}
+
+/** The weights of a small model as its files have them, where these are what the kernels take. */
+function smallConstants(device: Device, { trained, config, checkpoint }: ModelFiles): Constants {
+  const tensors = [...checkpoint.tensors];
+  const fits = config === trained && tensors.every(([, { dtype }]) => dtype === 'F32');
+  if (device.name !== 'cpu' || !fits || !isSmall(config)) return {};
+  return Object.fromEntries(tensors.map(([name, tensor]) => [name, { ...tensor, dtype: 'f32' }]));
 }
 
 async function loadGrown(

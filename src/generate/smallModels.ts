@@ -1,0 +1,26 @@
+/**
+ * What is done otherwise for a small model: it answers with one thread, and its programs have their weights as constants
+ * (more memory, faster steps). Knows sizes, not devices.
+ */
+import { availableParallelism } from 'node:os';
+import type { FusionConfig } from '../model/config.ts';
+import { expectedTensors } from '../model/weights.ts';
+
+/**
+ * Parameters of the smallest model that is not small. Below it one thread answers faster than two: the products of a
+ * step take microseconds, and handing out parts of them as long (`npm run bench -- serve --threads N` measures it;
+ * batches of many samples are another matter).
+ */
+const SMALL = 20e6;
+
+/** Whether all weights together are few. */
+export function isSmall(config: FusionConfig): boolean {
+  let parameters = 0;
+  for (const shape of expectedTensors(config).values()) parameters += shape.reduce((a, b) => a * b, 1);
+  return parameters < SMALL;
+}
+
+/** Threads for answers one at a time or a few together: all cores, or one for a small model. */
+export function answeringThreads(config: FusionConfig): number {
+  return isSmall(config) ? 1 : availableParallelism();
+}

@@ -13,6 +13,8 @@ import { f32, i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
 import { layerGroups } from '../model/stages.ts';
 import { BatchDecoder, type PromptIds, sequenceLayout } from './batchDecoder.ts';
 import { ask } from './chat.ts';
+import { CompiledPrograms } from './compiled.ts';
+import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { forward } from './loss.ts';
 import { type FusionModel, loadModel } from './model.ts';
 import { openImage, pictureOf } from './picture.ts';
@@ -125,10 +127,17 @@ describe('in stages', () => {
   let expected: readonly Float32Array[];
   let expected9: readonly Float32Array[];
   beforeAll(async () => {
-    const model = await loadModel(source.dir, { device: new CountingDevice() });
+    // Weights as inputs: as constants the kernels sum in another order.
+    const loaded = await loadModel(source.dir, { device: new CountingDevice() });
+    const { device, config, weights } = loaded;
+    const programs = new CompiledPrograms(device, config, weights);
+    const images = new ImageFeatures(device, config, programs, DEFAULT_FEATURE_BYTES);
+    const model = { ...loaded, programs, images };
     expected = await logitsOf(model, 4);
     expected9 = await logitsOf(model, 9);
-    await model.dispose();
+    await images.dispose();
+    await programs.dispose();
+    await loaded.dispose();
   });
 
   /** Works with the stages of the F32 model, prompts read so many positions at a time. */

@@ -72,7 +72,7 @@ export const benchTrain = (args: readonly string[]): Promise<void> => benchModes
  * resident weights at its peak, gradients included.
  */
 export async function benchRecompute(args: readonly string[]): Promise<void> {
-  const options = { ...parse(['--sizes', 'mid', '--runs', '3', ...args], 'gradients') };
+  const options = parse(['--sizes', 'mid', '--runs', '3', ...args], 'gradients');
   console.log('size         layers     seconds    peak       of it the run');
   for (const size of options.sizes) {
     const command = (...more: string[]) => ours(size, 'gradients', options, ...more);

@@ -10,7 +10,6 @@ import { CHANGES, type Change, PICTURES } from './pair.ts';
 import {
   addAnswers,
   type PatchAnswers,
-  type PatchLabels,
   patchesOf,
   type Shown,
   shownAt,
@@ -49,7 +48,7 @@ export function questionLabels(
   asked: readonly AskedScene[],
   grid: number,
   firstRow = 0,
-): Readonly<Record<Question, PatchLabels['kind']>> {
+): Readonly<Record<Question, PatchAnswers>> {
   const labels = Object.fromEntries(
     Object.keys(QUESTION_CLASSES).map((question) => [question, { rows: [], classes: [] } as PatchAnswers]),
   ) as Record<Question, PatchAnswers>;

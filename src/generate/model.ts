@@ -3,6 +3,7 @@
  * device. Cheap checks come before the weights, so that a wrong folder is told at once. Knows nothing of
  * questions.
  */
+import { realpathSync } from 'node:fs';
 import path from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
 import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
@@ -218,7 +219,10 @@ function smallConstants(device: Device, { trained, config, checkpoint }: ModelFi
   const tensors = [...checkpoint.tensors];
   const fits = config === trained && tensors.every(([, { dtype }]) => dtype === 'F32');
   if (device.name !== 'cpu' || !fits || !isSmall(config)) return {};
-  return Object.fromEntries(tensors.map(([name, tensor]) => [name, { ...tensor, dtype: 'f32' }]));
+  // Sessions map files of one folder alone, and the hub's cache has links out of it.
+  return Object.fromEntries(
+    tensors.map(([name, tensor]) => [name, { ...tensor, file: realpathSync(tensor.file), dtype: 'f32' }]),
+  );
 }
 
 async function loadGrown(

@@ -7,14 +7,7 @@
  */
 import { plural } from './facts.ts';
 import { CHANGES, type Change, PICTURES } from './pair.ts';
-import {
-  addAnswers,
-  type PatchAnswers,
-  patchesOf,
-  type Shown,
-  shownAt,
-  WHOLE_CROP,
-} from './patchLabels.ts';
+import { addAnswers, type PatchAnswers, patchesOf, type Shown, shownAt, WHOLE_CROP } from './patchLabels.ts';
 import { COLOURS, type Scene, type SceneObject, SHAPES, SIDE, SIZES, TEXTURES } from './scene.ts';
 
 const NO_YES = ['no', 'yes'] as const;

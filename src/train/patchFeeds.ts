@@ -92,13 +92,12 @@ function questionFeeds(
   const shown = patchLabels([...scenes, ...scenes], grid, (i) => [
     i < scenes.length ? tileOf(i) : WHOLE_CROP,
   ]);
-  const asked = samples.map(({ scene, turns }) => ({ scene, questions: turns.map((turn) => turn.question) }));
   return {
     pixels: cropsAt(tileOf),
     whole_pixels: cropsAt(() => WHOLE_CROP),
     instructs: instructsOf(samples, tokenizer, format),
     ...labelFeeds(shown),
-    ...labelFeeds(questionLabels(asked, grid, scenes.length * patches)),
+    ...labelFeeds(questionLabels(samples, grid, scenes.length * patches)),
   };
 }
 

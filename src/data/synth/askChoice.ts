@@ -2,7 +2,7 @@
 import type { Random } from '../../common/random.ts';
 import { coloursOf, shapesOf } from './build.ts';
 import { maybePick, pick, some } from './choose.ts';
-import { COLOUR_SHAPES, countOf, nameOf, withArticle } from './facts.ts';
+import { COLOUR_SHAPES, countOf, fitting, nameOf, withArticle } from './facts.ts';
 import { exactTurn, type Kind } from './kind.ts';
 import { phrase } from './phrases.ts';
 import type { Panel, SynthOptions } from './scene.ts';
@@ -45,7 +45,7 @@ export function choiceOf(kind: Kind): Kind {
         some(random, wrong, LETTERS.length - 1),
         wanted,
       );
-      return exactTurn(name, question, letter);
+      return exactTurn(name, question, letter, inner.about);
     },
   };
 }
@@ -64,7 +64,7 @@ export const presentChoice: Kind = {
     const right = withArticle(nameOf({ colour, shape }));
     const stem = phrase(random, 'present');
     const { question, letter } = withOptions(random, stem, right, wrong, wanted);
-    return exactTurn('presentChoice', question, letter);
+    return exactTurn('presentChoice', question, letter, fitting(panel, { colour, shape }));
   },
 };
 

@@ -3,7 +3,16 @@ import type { Random } from '../../common/random.ts';
 import { countables } from './askObjects.ts';
 import { coloursOf, shapesOf } from './build.ts';
 import { pick, pickWeighted } from './choose.ts';
-import { countOf, type Descriptor, describe, nameOf, pluralOf, uniqueIn, withArticle } from './facts.ts';
+import {
+  countOf,
+  type Descriptor,
+  describe,
+  fitting,
+  nameOf,
+  pluralOf,
+  uniqueIn,
+  withArticle,
+} from './facts.ts';
 import { choose, exactTurn, type Kind, numbers, YES_NO } from './kind.ts';
 import { changesOf, MOST_IN_HALF, type Pair, type PairPlan, PICTURES, type Picture } from './pair.ts';
 import { phrase } from './phrases.ts';
@@ -15,6 +24,16 @@ function panelOf({ panels }: Pair, picture: Picture): Panel {
   return picture === 'left' ? panels[0] : panels[1];
 }
 
+/** The object that differs, in each picture that has it. */
+function changedIn({ left, right }: Pair): SceneObject[] {
+  return [left, right].filter((object) => object !== undefined);
+}
+
+/** Everything in both pictures that fits. */
+function fittingInBoth({ panels }: Pair, wanted: Descriptor): SceneObject[] {
+  return panels.flatMap((panel) => fitting(panel, wanted));
+}
+
 /** `Which property is different in the two pictures?` */
 export const change: PairKind = {
   name: 'change',
@@ -24,7 +43,7 @@ export const change: PairKind = {
   }),
   ask(random, pair, _options, wanted) {
     if (wanted !== undefined && wanted !== pair.change) return undefined;
-    return exactTurn('change', phrase(random, 'change'), pair.change);
+    return exactTurn('change', phrase(random, 'change'), pair.change, changedIn(pair));
   },
 };
 
@@ -39,10 +58,11 @@ export const changed: PairKind = {
     ),
     focus: { shape: wanted as Shape },
   }),
-  ask(random, { change: key, left }, _options, wanted) {
+  ask(random, pair, _options, wanted) {
+    const { change: key, left } = pair;
     if (left === undefined || key === 'shape' || key === 'number') return undefined;
     if (wanted !== undefined && wanted !== left.shape) return undefined;
-    return exactTurn('changed', phrase(random, 'changed', { key }), left.shape);
+    return exactTurn('changed', phrase(random, 'changed', { key }), left.shape, changedIn(pair));
   },
 };
 
@@ -64,7 +84,8 @@ export const whichPicture: PairKind = {
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const an = withArticle(nameOf(chosen.descriptor));
-    return exactTurn('whichPicture', phrase(random, 'whichPicture', { an }), chosen.answer);
+    const about = fittingInBoth(pair, chosen.descriptor);
+    return exactTurn('whichPicture', phrase(random, 'whichPicture', { an }), chosen.answer, about);
   },
 };
 
@@ -83,11 +104,12 @@ export const morePicture: PairKind = {
   name: 'morePicture',
   answers: ({ maxObjects }) => (maxObjects > 1 ? PICTURES : []),
   plan: () => ({ change: 'number' }),
-  ask(random, { panels: [left, right] }, _options, wanted) {
+  ask(random, pair, _options, wanted) {
+    const [left, right] = pair.panels;
     if (left.objects.length === right.objects.length) return undefined;
     const answer = left.objects.length > right.objects.length ? 'left' : 'right';
     if (wanted !== undefined && wanted !== answer) return undefined;
-    return exactTurn('morePicture', phrase(random, 'morePicture'), answer);
+    return exactTurn('morePicture', phrase(random, 'morePicture'), answer, fittingInBoth(pair, {}));
   },
 };
 
@@ -101,12 +123,12 @@ export const colourIn: PairKind = {
   }),
   ask(random, pair, _options, wanted) {
     const candidates = PICTURES.flatMap((side) =>
-      uniqueIn(panelOf(pair, side), 'shape').map(({ shape, colour }) => ({ side, a: shape, answer: colour })),
+      uniqueIn(panelOf(pair, side), 'shape').map((object) => ({ side, object, answer: object.colour })),
     );
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
-    const slots = { a: chosen.a, side: chosen.side };
-    return exactTurn('colourIn', phrase(random, 'colourIn', slots), chosen.answer);
+    const slots = { a: chosen.object.shape, side: chosen.side };
+    return exactTurn('colourIn', phrase(random, 'colourIn', slots), chosen.answer, [chosen.object]);
   },
 };
 
@@ -136,7 +158,8 @@ export const countIn: PairKind = {
     const chosen = choose(random, pickWeighted(random, feasible), wanted);
     if (chosen === undefined) return undefined;
     const slots = { as: pluralOf(chosen.descriptor), side };
-    return exactTurn('countIn', phrase(random, 'countIn', slots), chosen.answer);
+    const about = fitting(panelOf(pair, side), chosen.descriptor);
+    return exactTurn('countIn', phrase(random, 'countIn', slots), chosen.answer, about);
   },
 };
 
@@ -154,7 +177,8 @@ export const inBoth: PairKind = {
   name: 'inBoth',
   answers: () => YES_NO,
   plan: (random) => ({ change: pick(random, ['colour', 'shape', 'number'] as const) }),
-  ask(random, { panels }, _options, wanted) {
+  ask(random, pair, _options, wanted) {
+    const { panels } = pair;
     const [left, right] = panels;
     const candidates = [...left.objects, ...right.objects].map((object) => {
       const descriptor = describe(object, 'colour', 'shape');
@@ -164,7 +188,8 @@ export const inBoth: PairKind = {
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const an = withArticle(nameOf(chosen.descriptor));
-    return exactTurn('inBoth', phrase(random, 'inBoth', { an }), chosen.answer);
+    const about = fittingInBoth(pair, chosen.descriptor);
+    return exactTurn('inBoth', phrase(random, 'inBoth', { an }), chosen.answer, about);
   },
 };
 
@@ -181,9 +206,10 @@ export const sameNumber: PairKind = {
             changesOf(options).filter((known) => known !== 'number'),
           ),
   }),
-  ask(random, { panels: [left, right] }, _options, wanted) {
+  ask(random, pair, _options, wanted) {
+    const [left, right] = pair.panels;
     const answer = left.objects.length === right.objects.length ? 'yes' : 'no';
     if (wanted !== undefined && wanted !== answer) return undefined;
-    return exactTurn('sameNumber', phrase(random, 'sameNumber'), answer);
+    return exactTurn('sameNumber', phrase(random, 'sameNumber'), answer, fittingInBoth(pair, {}));
   },
 };

@@ -6,6 +6,7 @@ import {
   countOf,
   type Descriptor,
   describe,
+  fitting,
   nameOf,
   placeOf,
   plural,
@@ -48,10 +49,12 @@ function attributeKind(
     ask(random, panel, _options, wanted) {
       const candidates = uniqueIn(panel, ...keys).flatMap((object) => {
         const answer = read(object);
-        return answer === undefined ? [] : [{ answer, a: nameOf(describe(object, ...keys)) }];
+        return answer === undefined ? [] : [{ answer, object }];
       });
       const chosen = choose(random, candidates, wanted);
-      return chosen && exactTurn(name, phrase(random, name, { a: chosen.a }), chosen.answer);
+      if (chosen === undefined) return undefined;
+      const a = nameOf(describe(chosen.object, ...keys));
+      return exactTurn(name, phrase(random, name, { a }), chosen.answer, [chosen.object]);
     },
   };
 }
@@ -104,7 +107,7 @@ export const shape: Kind = {
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const a = nameOf(describe(chosen.object, chosen.key));
-    return exactTurn('shape', phrase(random, 'shape', { a }), chosen.answer);
+    return exactTurn('shape', phrase(random, 'shape', { a }), chosen.answer, [chosen.object]);
   },
 };
 
@@ -143,7 +146,8 @@ export const count: Kind = {
     const chosen = choose(random, nearMisses(random, panel, pickWeighted(random, feasible)), wanted);
     if (chosen === undefined) return undefined;
     const as = pluralOf(chosen.descriptor);
-    return exactTurn('count', phrase(random, 'count', { as }), chosen.answer);
+    const about = fitting(panel, chosen.descriptor);
+    return exactTurn('count', phrase(random, 'count', { as }), chosen.answer, about);
   },
 };
 
@@ -200,7 +204,8 @@ export const exists: Kind = {
     const chosen = choose(random, close, wanted);
     if (chosen === undefined) return undefined;
     const an = withArticle(nameOf(chosen.descriptor));
-    return exactTurn('exists', phrase(random, 'exists', { an }), chosen.answer);
+    const about = fitting(panel, chosen.descriptor);
+    return exactTurn('exists', phrase(random, 'exists', { an }), chosen.answer, about);
   },
 };
 
@@ -222,7 +227,8 @@ export const more: Kind = {
     if (chosen === undefined) return undefined;
     const named = (value: string) => plural(key === 'shape' ? value : `${value} object`);
     const question = phrase(random, 'more', { as: named(chosen.a), bs: named(chosen.b) });
-    return exactTurn('more', question, chosen.answer);
+    const about = [chosen.a, chosen.b].flatMap((value) => fitting(panel, { [key]: value }));
+    return exactTurn('more', question, chosen.answer, about);
   },
 };
 
@@ -244,7 +250,8 @@ export const front: Kind = {
     if (a === undefined || b === undefined || !unique.includes(a) || !unique.includes(b)) return undefined;
     if (wanted !== undefined && wanted !== a.shape) return undefined;
     const [first, second] = chance(random, 0.5) ? [a, b] : [b, a];
-    return exactTurn('front', phrase(random, 'front', { a: first.shape, b: second.shape }), a.shape);
+    const slots = { a: first.shape, b: second.shape };
+    return exactTurn('front', phrase(random, 'front', slots), a.shape, [a]);
   },
 };
 

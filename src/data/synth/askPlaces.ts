@@ -61,12 +61,14 @@ function eitherSide(name: PhraseName, axis: 'x' | 'y', sides: readonly [Side, Si
     plan: (random, options, wanted) => pairPlan(random, options, wanted as Side),
     ask(random, panel, _options, wanted) {
       const candidates = pairsApart(panel, axis).map(({ a, b }) => ({
-        a: a.shape,
-        b: b.shape,
+        a,
+        b,
         answer: a[axis] < b[axis] ? sides[0] : sides[1],
       }));
       const chosen = choose(random, candidates, wanted);
-      return chosen && exactTurn(name, phrase(random, name, { a: chosen.a, b: chosen.b }), chosen.answer);
+      if (chosen === undefined) return undefined;
+      const { a, b, answer } = chosen;
+      return exactTurn(name, phrase(random, name, { a: a.shape, b: b.shape }), answer, [a, b]);
     },
   };
 }
@@ -83,14 +85,15 @@ export const beside: Kind = {
     const side = pick(random, SIDES);
     const axis = side === 'left' || side === 'right' ? 'x' : 'y';
     const candidates = pairsApart(panel, axis).map(({ a, b }) => ({
-      a: a.shape,
-      b: b.shape,
+      a,
+      b,
       answer: offset(side, a, b) > 0 ? 'yes' : 'no',
     }));
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
-    const slots = { a: chosen.a, b: chosen.b, side: SIDE_NAMES[side] };
-    return exactTurn('beside', phrase(random, 'beside', slots), chosen.answer);
+    const { a, b, answer } = chosen;
+    const slots = { a: a.shape, b: b.shape, side: SIDE_NAMES[side] };
+    return exactTurn('beside', phrase(random, 'beside', slots), answer, [a, b]);
   },
 };
 
@@ -140,7 +143,7 @@ export const countBeside: Kind = {
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const slots = { side: SIDE_NAMES[chosen.side], b: chosen.anchor };
-    return exactTurn('countBeside', phrase(random, 'countBeside', slots), chosen.answer);
+    return exactTurn('countBeside', phrase(random, 'countBeside', slots), chosen.answer, chosen.objects);
   },
 };
 
@@ -159,12 +162,12 @@ export const colourBeside: Kind = {
   ask(random, panel, _options, wanted) {
     const candidates = allBeside(panel).flatMap(({ side, anchor, objects }) => {
       const [only, another] = objects;
-      return only === undefined || another !== undefined ? [] : [{ side, anchor, answer: only.colour }];
+      return only === undefined || another !== undefined ? [] : [{ side, anchor, only, answer: only.colour }];
     });
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const slots = { side: SIDE_NAMES[chosen.side], b: chosen.anchor };
-    return exactTurn('colourBeside', phrase(random, 'colourBeside', slots), chosen.answer);
+    return exactTurn('colourBeside', phrase(random, 'colourBeside', slots), chosen.answer, [chosen.only]);
   },
 };
 
@@ -190,13 +193,13 @@ export const outermost: Kind = {
   ask(random, panel, _options, wanted) {
     if (panel.objects.length < 2) return undefined;
     const candidates = extremes(panel).flatMap(({ end, object }) => [
-      { end, key: 'colour', answer: object.colour as string },
-      { end, key: 'shape', answer: object.shape as string },
+      { end, object, key: 'colour', answer: object.colour as string },
+      { end, object, key: 'shape', answer: object.shape as string },
     ]);
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const slots = { key: chosen.key, end: chosen.end };
-    return exactTurn('outermost', phrase(random, 'outermost', slots), chosen.answer);
+    return exactTurn('outermost', phrase(random, 'outermost', slots), chosen.answer, [chosen.object]);
   },
 };
 

@@ -1,7 +1,7 @@
 /** Questions that take two steps: find, then compare or count. Knows nothing of pixels. */
 import { coloursOf, type Draft, type Plan, shapesOf } from './build.ts';
 import { between, chance, pick, some } from './choose.ts';
-import { countOf, plural, tally, uniqueIn } from './facts.ts';
+import { countOf, fitting, plural, tally, uniqueIn } from './facts.ts';
 import { choose, exactTurn, type Kind, numbers, YES_NO } from './kind.ts';
 import { phrase } from './phrases.ts';
 import type { Colour, Shape, SynthOptions } from './scene.ts';
@@ -19,11 +19,11 @@ function most(key: 'colour' | 'shape'): Kind {
       const times = between(random, 2, total - 1);
       return { objects: Array.from({ length: times }, () => draft), total, admit: (o) => o[key] !== wanted };
     },
-    ask(random, { objects }, _options, wanted) {
-      const [first, second] = [...tally(objects, key)].sort(([, a], [, b]) => b - a);
+    ask(random, panel, _options, wanted) {
+      const [first, second] = [...tally(panel.objects, key)].sort(([, a], [, b]) => b - a);
       if (first === undefined || second === undefined || first[1] === second[1]) return undefined;
       if (wanted !== undefined && wanted !== first[0]) return undefined;
-      return exactTurn(name, phrase(random, name), first[0]);
+      return exactTurn(name, phrase(random, name), first[0], fitting(panel, { [key]: first[0] }));
     },
   };
 }
@@ -47,14 +47,19 @@ export const sameColourCount: Kind = {
     };
   },
   ask(random, panel, _options, wanted) {
-    const candidates = uniqueIn(panel, 'shape').map(({ shape, colour }) => ({
-      a: shape,
-      answer: String(countOf(panel, { colour }) - 1),
-    }));
+    const candidates = uniqueIn(panel, 'shape').map((object) => {
+      const others = fitting(panel, { colour: object.colour }).filter((other) => other !== object);
+      return { a: object.shape, others, answer: String(others.length) };
+    });
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const slots = { a: chosen.a };
-    return exactTurn('sameColourCount', phrase(random, 'sameColourCount', slots), chosen.answer);
+    return exactTurn(
+      'sameColourCount',
+      phrase(random, 'sameColourCount', slots),
+      chosen.answer,
+      chosen.others,
+    );
   },
 };
 
@@ -76,13 +81,13 @@ export const sameColour: Kind = {
   ask(random, panel, _options, wanted) {
     const unique = uniqueIn(panel, 'shape');
     const candidates = unique.flatMap((a) =>
-      unique
-        .filter((b) => b !== a)
-        .map((b) => ({ a: a.shape, b: b.shape, answer: a.colour === b.colour ? 'yes' : 'no' })),
+      unique.filter((b) => b !== a).map((b) => ({ a, b, answer: a.colour === b.colour ? 'yes' : 'no' })),
     );
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
-    return exactTurn('sameColour', phrase(random, 'sameColour', { a: chosen.a, b: chosen.b }), chosen.answer);
+    const { a, b, answer } = chosen;
+    const slots = { a: a.shape, b: b.shape };
+    return exactTurn('sameColour', phrase(random, 'sameColour', slots), answer, [a, b]);
   },
 };
 
@@ -111,7 +116,8 @@ export const sum: Kind = {
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const [as = '', bs = ''] = chosen.pair.map(plural);
-    return exactTurn('sum', phrase(random, 'sum', { as, bs }), chosen.answer);
+    const about = panel.objects.filter(({ shape }) => chosen.pair.includes(shape));
+    return exactTurn('sum', phrase(random, 'sum', { as, bs }), chosen.answer, about);
   },
 };
 
@@ -133,7 +139,8 @@ export const notColour: Kind = {
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
     const slots = { colour: chosen.colour };
-    return exactTurn('notColour', phrase(random, 'notColour', slots), chosen.answer);
+    const about = panel.objects.filter(({ colour }) => colour !== chosen.colour);
+    return exactTurn('notColour', phrase(random, 'notColour', slots), chosen.answer, about);
   },
 };
 
@@ -145,7 +152,7 @@ export const colours: Kind = {
   ask(random, panel, _options, wanted) {
     const answer = String(tally(panel.objects, 'colour').size);
     if (panel.word !== undefined || (wanted !== undefined && wanted !== answer)) return undefined;
-    return exactTurn('colours', phrase(random, 'colours'), answer);
+    return exactTurn('colours', phrase(random, 'colours'), answer, panel.objects);
   },
 };
 

@@ -38,7 +38,7 @@ function textKind(
       if (word === undefined || !texts.includes(word.text)) return undefined;
       const answer = answerOf(word.text);
       if (wanted !== undefined && wanted !== answer) return undefined;
-      return exactTurn(name, phrase(random, name), answer);
+      return exactTurn(name, phrase(random, name), answer, []);
     },
   };
 }
@@ -56,7 +56,8 @@ export const wordColour: Kind = {
   plan: () => ({ word: true }),
   ask(random, { word: shown }, _options, wanted) {
     if (shown === undefined || (wanted !== undefined && wanted !== shown.colour)) return undefined;
-    return exactTurn('wordColour', phrase(random, 'wordColour', { text: textNoun(shown) }), shown.colour);
+    const slots = { text: textNoun(shown) };
+    return exactTurn('wordColour', phrase(random, 'wordColour', slots), shown.colour, []);
   },
 };
 
@@ -73,11 +74,11 @@ export const wordSide: Kind = {
     if (shown === undefined) return undefined;
     const candidates = uniqueIn(panel, 'shape')
       .filter(({ y }) => Math.abs(y - shown.y) >= CLEAR)
-      .map(({ shape, y }) => ({ shape, answer: shown.y < y ? 'above' : 'below' }));
+      .map((object) => ({ object, answer: shown.y < object.y ? 'above' : 'below' }));
     const chosen = choose(random, candidates, wanted);
     if (chosen === undefined) return undefined;
-    const slots = { text: textNoun(shown), a: chosen.shape };
-    return exactTurn('wordSide', phrase(random, 'wordSide', slots), chosen.answer);
+    const slots = { text: textNoun(shown), a: chosen.object.shape };
+    return exactTurn('wordSide', phrase(random, 'wordSide', slots), chosen.answer, [chosen.object]);
   },
 };
 
@@ -91,7 +92,7 @@ export const isWord: Kind = {
     if (shown === undefined || isNumber(shown)) return undefined;
     const answer = wanted ?? (chance(random, 0.5) ? 'yes' : 'no');
     const asked = answer === 'yes' ? shown.text : otherWord(random, panel);
-    return exactTurn('isWord', phrase(random, 'isWord', { word: asked }), answer);
+    return exactTurn('isWord', phrase(random, 'isWord', { word: asked }), answer, []);
   },
 };
 

@@ -29,16 +29,17 @@ export type Manner = keyof typeof REQUESTS;
 /** `describe` in the given manner; undefined where the scene has nothing of the sort. */
 export function describeTurn(random: Random, panel: Panel, manner: PanelManner): Turn | undefined {
   const text = WRITERS[manner](panel);
-  return text === undefined ? undefined : freeTurn(random, manner, text);
+  return text === undefined ? undefined : freeTurn(random, manner, text, panel.objects);
 }
 
 /** What tells two pictures apart. */
 export function differenceTurn(random: Random, pair: Pair): Turn {
-  return freeTurn(random, 'difference', difference(pair));
+  const about = [pair.left, pair.right].filter((object) => object !== undefined);
+  return freeTurn(random, 'difference', difference(pair), about);
 }
 
-function freeTurn(random: Random, manner: Manner, answer: string): Turn {
-  return { kind: manner, question: pick<string>(random, REQUESTS[manner]), answer, exact: false };
+function freeTurn(random: Random, manner: Manner, answer: string, about: readonly SceneObject[]): Turn {
+  return { kind: manner, question: pick<string>(random, REQUESTS[manner]), answer, exact: false, about };
 }
 
 export type PanelManner = Exclude<Manner, 'difference'>;

@@ -44,9 +44,14 @@ export function matches(object: SceneObject, wanted: Descriptor): boolean {
   );
 }
 
+/** The objects of the panel that fit. */
+export function fitting({ objects }: Panel, wanted: Descriptor): SceneObject[] {
+  return objects.filter((object) => matches(object, wanted));
+}
+
 /** How many objects of the panel fit. */
 export function countOf(panel: Panel, wanted: Descriptor): number {
-  return panel.objects.filter((object) => matches(object, wanted)).length;
+  return fitting(panel, wanted).length;
 }
 
 /** The objects that no other object of the panel equals in all of `keys`. */

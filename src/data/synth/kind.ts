@@ -7,7 +7,7 @@
 import type { Random } from '../../common/random.ts';
 import type { Plan } from './build.ts';
 import { maybePick } from './choose.ts';
-import type { Panel, SynthOptions } from './scene.ts';
+import type { Panel, SceneObject, SynthOptions } from './scene.ts';
 
 /** One question and its answer. */
 export interface Turn {
@@ -16,6 +16,8 @@ export interface Turn {
   readonly answer: string;
   /** Whether the answer is short and the only right one, so that it can be marked by comparison. */
   readonly exact: boolean;
+  /** The objects that the answer is read from, those of the scene itself. */
+  readonly about: readonly SceneObject[];
 }
 
 /** A kind of question about an `S`, for which scenes are made by a `P`. */
@@ -52,7 +54,12 @@ export function choose<T extends { readonly answer: string }>(
   );
 }
 
-/** A turn whose answer is the only right one. */
-export function exactTurn(kind: string, question: string, answer: string): Turn {
-  return { kind, question, answer, exact: true };
+/** A turn whose answer is the only right one. about: the objects that it is read from. */
+export function exactTurn(
+  kind: string,
+  question: string,
+  answer: string,
+  about: readonly SceneObject[],
+): Turn {
+  return { kind, question, answer, exact: true, about };
 }

@@ -22,7 +22,9 @@ type Question = keyof typeof QUESTION_CLASSES;
 
 /** The answer of the patch in whose middle a point of the whole picture lies. */
 function answer(shown: Scene, asked: string, question: Question, column: number, row: number) {
-  const { rows, classes } = questionLabels([{ scene: shown, questions: [asked] }], GRID)[question];
+  const { rows, classes } = questionLabels([{ scene: shown, turns: [{ question: asked, about: [] }] }], GRID)[
+    question
+  ];
   const at = rows.indexOf(row * GRID + column);
   return at < 0 ? undefined : (QUESTION_CLASSES[question] as readonly string[])[classes[at]!];
 }
@@ -37,7 +39,7 @@ describe('questionLabels', () => {
     expect(atStar('', 'centre')).toBe('yes');
     expect(answer(scene, '', 'centre', 1, 1)).toBe('no');
     expect(answer(scene, '', 'column', 4, 1)).toBeUndefined();
-    const { rows, classes } = questionLabels([{ scene, questions: [] }], GRID).centre;
+    const { rows, classes } = questionLabels([{ scene, turns: [] }], GRID).centre;
     expect(rows.filter((_, i) => classes[i] === 1)).toHaveLength(2);
   });
 
@@ -55,6 +57,15 @@ describe('questionLabels', () => {
     ['Is STAR the word in the picture?', 'yes', 'yes'],
   ])('%s means the star: %s, the cross: %s', (asked, ofStar, ofCross) => {
     expect([atStar(asked, 'meant'), atCross(asked, 'meant')]).toEqual([ofStar, ofCross]);
+  });
+
+  it('notes which objects the answer is read from', () => {
+    const turns = [{ question: 'What shape is the rightmost object?', about: [cross] }];
+    const { rows, classes } = questionLabels([{ scene, turns }], GRID).read;
+    const yes = rows.filter((_, i) => classes[i] === 1);
+    expect(yes).toContain(5 * GRID + 6);
+    expect(yes).not.toContain(2 * GRID + 1);
+    expect(yes.length).toBeLessThan(rows.length);
   });
 
   it('notes what is named even where the whole is not meant', () => {

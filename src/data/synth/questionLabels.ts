@@ -6,6 +6,7 @@
  * Knows scenes and the words of questions, not pixels. Rows are the patches of the whole crop, scene by scene.
  */
 import { plural } from './facts.ts';
+import type { Turn } from './kind.ts';
 import { CHANGES, type Change, PICTURES } from './pair.ts';
 import { addAnswers, type PatchAnswers, patchesOf, type Shown, shownAt, WHOLE_CROP } from './patchLabels.ts';
 import { COLOURS, type Scene, type SceneObject, SHAPES, SIDE, SIZES, TEXTURES } from './scene.ts';
@@ -24,6 +25,8 @@ export const QUESTION_CLASSES = {
   colourNamed: NO_YES,
   /** Whether the question is about this object, as far as its words tell. */
   meant: NO_YES,
+  /** Whether the answer is read from this object. */
+  read: NO_YES,
   /** In two pictures: what tells the object from its counterpart. */
   difference: ['none', ...CHANGES],
 } as const satisfies Readonly<Record<string, readonly string[]>>;
@@ -33,7 +36,7 @@ type Question = keyof typeof QUESTION_CLASSES;
 /** A scene and what is asked of it. */
 export interface AskedScene {
   readonly scene: Scene;
-  readonly questions: readonly string[];
+  readonly turns: readonly Pick<Turn, 'question' | 'about'>[];
 }
 
 /** The answers of the patches of the whole pictures. firstRow: that of the first patch of the first picture. */
@@ -46,13 +49,18 @@ export function questionLabels(
     Object.keys(QUESTION_CLASSES).map((question) => [question, { rows: [], classes: [] } as PatchAnswers]),
   ) as Record<Question, PatchAnswers>;
   let row = firstRow;
-  for (const { scene, questions } of asked) {
-    const phrases = questions.map(phrasesOf);
+  for (const { scene, turns } of asked) {
+    const phrases = turns.map(({ question }) => phrasesOf(question));
+    const read = new Set(turns.flatMap(({ about }) => about));
     for (const { x, y, step } of patchesOf(WHOLE_CROP, grid)) {
       const shown = shownAt(scene, x, y, step);
       const { object } = shown;
       if (object !== undefined) {
-        const answers = { ...placed(shown, object, x, y, step), ...named(scene, shown, object, phrases) };
+        const answers = {
+          ...placed(shown, object, x, y, step),
+          ...named(scene, shown, object, phrases),
+          read: yesNo(read.has(object)),
+        };
         addAnswers(labels, QUESTION_CLASSES, row, answers);
       }
       row++;

@@ -25,6 +25,29 @@ describe('sampleAt', () => {
     );
   });
 
+  it('names the objects that each answer is read from', () => {
+    const COUNTS = ['count', 'countIn', 'countBeside', 'sameColourCount', 'sum', 'notColour'];
+    const COLOURS = ['colour', 'colourIn', 'colourBeside'];
+    const SHAPES = ['shape', 'front', 'mostShape', 'changed'];
+    const seen = new Set<string>();
+    for (const category of QA_CATEGORIES) {
+      each(category, 150, ({ scene, turns }) => {
+        const all: readonly unknown[] = scene.panels.flatMap(({ objects }) => objects);
+        for (const { kind, answer, about } of turns) {
+          seen.add(kind);
+          expect(about.every((object) => all.includes(object))).toBe(true);
+          if (COUNTS.includes(kind)) expect(String(about.length), kind).toBe(answer);
+          if (COLOURS.includes(kind)) expect(about.map(({ colour }) => colour)).toEqual([answer]);
+          if (SHAPES.includes(kind)) expect(about[0]?.shape).toBe(answer);
+          if (kind === 'exists') expect(about.length > 0).toBe(answer === 'yes');
+        }
+      });
+    }
+    for (const kind of [...COUNTS, ...COLOURS, 'shape', 'mostShape', 'changed', 'exists']) {
+      expect(seen).toContain(kind);
+    }
+  });
+
   it('asks each thing once', () => {
     each('ConvLong', 300, ({ turns }) => {
       const asked = turns.map(({ kind, answer }) => `${kind} ${answer}`);

@@ -25,11 +25,14 @@ export async function openSource(stage: StageConfig, encoder: Encoder, out: stri
     const files = { skipped: path.join(out, 'skipped.jsonl'), cache: path.join(out, 'index') };
     return openDatasetSource(stage.data, stage, encoder, files);
   }
-  const recipes = recipesOf(stage.data.synth).map((recipe) => recipeOf(recipe, stage.seed));
+  const recipes = recipesOf(stage.data.synth).map((recipe) =>
+    recipeOf(recipe, stage.seed, 2 * encoder.config.vision.imageSize),
+  );
   return new SynthSource(recipes, encoder, stage.batch_size, stage.group_by_modality_length);
 }
 
-function recipeOf(raw: RawRecipe, seed: number): SynthRecipe {
+/** size: the side of pictures where the recipe gives none; twice a crop's shows its four tiles all there is. */
+function recipeOf(raw: RawRecipe, seed: number, size: number): SynthRecipe {
   const named = raw.categories;
   const weights: Record<string, number> = Array.isArray(named)
     ? Object.fromEntries(named.map((name) => [name, 1]))
@@ -44,7 +47,7 @@ function recipeOf(raw: RawRecipe, seed: number): SynthRecipe {
     categories: Object.entries(weights) as [Category, number][],
     count: raw.count,
     seed: raw.seed ?? seed,
-    imageSize: raw.size ?? 128,
+    imageSize: raw.size ?? size,
     options: {
       ...set('minObjects', raw.min_objects),
       ...set('maxObjects', raw.max_objects),

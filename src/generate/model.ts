@@ -4,6 +4,7 @@
  * questions.
  */
 import { realpathSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/folder.ts';
 import { loadWeights, type ResidentWeights } from '../checkpoint/loadWeights.ts';
@@ -28,6 +29,7 @@ import { checkMemory, type ExpectedUse } from './fitCheck.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { withImageTokens } from './limits.ts';
+import { separateVision, type VisionPrograms } from './separateVision.ts';
 import { answeringThreads, isSmall } from './smallModels.ts';
 import { StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
@@ -52,6 +54,11 @@ export interface LoadOptions {
    * read before, what they were read with counts.
    */
   readonly imageTokens?: number | undefined;
+  /**
+   * True: where there is a core to spare, a small model encodes pictures on a CPU device of their own, while other
+   * answers are decoded. Of use where many ask at once.
+   */
+  readonly separateVision?: boolean | undefined;
   /** What memory is checked for before loading; `unchecked` loads anyway. */
   readonly memory?: ExpectedUse | 'unchecked' | undefined;
   readonly onProgress?: OnProgress | undefined;
@@ -144,8 +151,10 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
   try {
     const { weights, programs } = await loadPrograms(device, files, options.onProgress);
     const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
-    const images = new ImageFeatures(device, config, programs, limit);
+    const vision = options.separateVision ? await openVision(device, files) : undefined;
+    const images = new ImageFeatures(device, config, vision ?? programs, limit);
     const dispose = async () => {
+      await vision?.dispose();
       await programs.dispose();
       await images.dispose();
       await device.free(Object.values(weights));
@@ -212,6 +221,13 @@ async function loadPrograms(
   }
   const staged = await loadStaged(device, config, checkpoint, quantization, onProgress);
   return { weights: staged.resident, programs: new StagedPrograms(device, config, staged) };
+}
+
+/** A device of its own for the vision programs of a small model; none where no core is free for it. */
+async function openVision(device: Device, files: ModelFiles): Promise<VisionPrograms | undefined> {
+  const constants = files.quantization === undefined ? smallConstants(device, files) : {};
+  if (Object.keys(constants).length === 0 || availableParallelism() <= device.threads) return undefined;
+  return separateVision(device, files.config, constants);
 }
 
 /** The weights of a small model as its files have them, where these are what the kernels take. */

@@ -51,7 +51,8 @@ export function fusionModel(name: string, files: ModelFiles, options: FusionMode
     ...planner(files, options),
     load: async (onProgress) => {
       const { maxSequences, device, threads } = options;
-      const model = await loadModel(files, { device, threads, memory: 'unchecked', onProgress });
+      const how = { device, threads, separateVision: true, memory: 'unchecked', onProgress } as const;
+      const model = await loadModel(files, how);
       const engine = new Engine(model, { maxSequences });
       return {
         stream: (conversation, asked, plan) => engine.stream(conversation, asked, plan),

@@ -23,6 +23,14 @@ export const i32 = (data: Int32Array, shape: readonly number[] = [data.length]):
   shape,
 });
 
+/** Rows of tokens, padded with 0 to the longest: i32 [B, T]. */
+export function paddedRows(rows: readonly Int32Array[]): HostTensor {
+  const longest = Math.max(...rows.map(({ length }) => length));
+  const padded = new Int32Array(rows.length * longest);
+  for (const [i, row] of rows.entries()) padded.set(row, i * longest);
+  return i32(padded, [rows.length, longest]);
+}
+
 /** A batch's sequence: ids, sources, latents, and for the loss supervised positions and targets; all i32. */
 export function sequenceFeeds(layout: SequenceLayout): HostFeeds {
   return {

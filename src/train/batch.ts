@@ -3,7 +3,7 @@
  * come from.
  */
 import type { FusionConfig } from '../model/config.ts';
-import { f32, type HostFeeds, i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
+import { f32, type HostFeeds, paddedRows, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
 import { layOutSequences } from '../model/sequence.ts';
 
 /** One sample, ready to be laid out. */
@@ -37,19 +37,16 @@ export function makeBatch(
   const { vision, decoder, imageTokensSide } = config;
   const imageTokens = imageTokensSide === undefined ? vision.patches : imageTokensSide ** 2;
   const layout = layOutSequences(samples, { imageTokens, queryLength, maxLength });
-  const longest = Math.max(...samples.map(({ instructs }) => instructs.length));
-  const instructs = new Int32Array(samples.length * longest);
   const crop = 5 * 3 * vision.imageSize ** 2;
   const pixels = new Float32Array(samples.length * crop);
   for (const [b, sample] of samples.entries()) {
-    instructs.set(sample.instructs, b * longest);
     pixels.set(sample.crops, b * crop);
   }
   return {
     ids: samples.map(({ id }) => id),
     feeds: {
       pixels: f32(pixels, [samples.length, 5, 3, vision.imageSize, vision.imageSize]),
-      instructs: i32(instructs, [samples.length, longest]),
+      instructs: paddedRows(samples.map(({ instructs }) => instructs)),
       ...sequenceFeeds(layout),
       ...rotaryFeeds(decoder, 0, layout.sequence, layout.sequence),
     },

@@ -18,7 +18,7 @@ import {
 } from '../data/synth/index.ts';
 import type { Tokenizer } from '../data/tokenizer.ts';
 import type { FusionConfig } from '../model/config.ts';
-import { f32, i32 } from '../model/feeds.ts';
+import { f32, i32, paddedRows } from '../model/feeds.ts';
 import type { Asked, Questions } from '../model/patchPrograms.ts';
 import type { HostTensor } from '../runtime/types.ts';
 
@@ -123,10 +123,7 @@ function instructsOf(
     ({ conversations }) =>
       encodeConversation(tokenizer, format, fromLlava(conversations), { hasImage: true }).instructs,
   );
-  const longest = Math.max(...rows.map(({ length }) => length));
-  const instructs = new Int32Array(rows.length * longest);
-  for (const [i, row] of rows.entries()) instructs.set(row, i * longest);
-  return i32(instructs, [rows.length, longest]);
+  return paddedRows(rows);
 }
 
 type Labels = Readonly<

@@ -48,9 +48,11 @@ it('begins no better than a guesser, learns, and changes the tower alone', async
   expect(Object.keys(first)).toEqual(['loss', ...PATCH_QUESTIONS]);
   const mean = PATCH_QUESTIONS.reduce((sum, question) => sum + first[question]! / PATCH_QUESTIONS.length, 0);
   expect(first.loss).toBeCloseTo(mean, 4);
-  for (const question of PATCH_QUESTIONS) {
-    expect(first[question]! / Math.log(PATCH_CLASSES[question].length)).toBeGreaterThan(0.7);
-  }
+  // One question alone may be lucky: few pictures are all of one tone.
+  const guessing = PATCH_QUESTIONS.map(
+    (question) => first[question]! / Math.log(PATCH_CLASSES[question].length),
+  );
+  expect(guessing.reduce((sum, each) => sum + each, 0) / guessing.length).toBeGreaterThan(0.9);
   expect(last.tone).toBeLessThan(0.8 * first.tone!);
   validateTensors(await readFusionConfig(out), checkpoint);
   const base = await openCheckpoint(small.base);

@@ -61,9 +61,7 @@ export function patchLabels(
   grid: number,
   cropsOf: (index: number) => readonly number[] = () => ALL_CROPS,
 ): PatchLabels {
-  const labels = Object.fromEntries(
-    PATCH_QUESTIONS.map((question) => [question, { rows: [], classes: [] } as PatchAnswers]),
-  ) as PatchLabels;
+  const labels = noAnswers(PATCH_QUESTIONS);
   let row = 0;
   for (const [i, scene] of scenes.entries()) {
     for (const crop of cropsOf(i)) {
@@ -99,6 +97,12 @@ export function patchesOf(crop: number, grid: number): { x: number; y: number; s
 }
 
 type Classes = Readonly<Record<string, readonly string[]>>;
+
+/** A place for the answers to each question. */
+export function noAnswers<Q extends string>(questions: readonly Q[]): Readonly<Record<Q, PatchAnswers>> {
+  const none = questions.map((question): [Q, PatchAnswers] => [question, { rows: [], classes: [] }]);
+  return Object.fromEntries(none) as Record<Q, PatchAnswers>;
+}
 
 /** Notes a row's answers; a question without one is not asked of it. */
 export function addAnswers<Q extends string>(

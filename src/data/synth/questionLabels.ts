@@ -8,7 +8,15 @@
 import { plural } from './facts.ts';
 import type { Turn } from './kind.ts';
 import { CHANGES, type Change, PICTURES } from './pair.ts';
-import { addAnswers, type PatchAnswers, patchesOf, type Shown, shownAt, WHOLE_CROP } from './patchLabels.ts';
+import {
+  addAnswers,
+  noAnswers,
+  type PatchAnswers,
+  patchesOf,
+  type Shown,
+  shownAt,
+  WHOLE_CROP,
+} from './patchLabels.ts';
 import { COLOURS, type Scene, type SceneObject, SHAPES, SIDE, SIZES, TEXTURES } from './scene.ts';
 
 const NO_YES = ['no', 'yes'] as const;
@@ -45,9 +53,7 @@ export function questionLabels(
   grid: number,
   firstRow = 0,
 ): Readonly<Record<Question, PatchAnswers>> {
-  const labels = Object.fromEntries(
-    Object.keys(QUESTION_CLASSES).map((question) => [question, { rows: [], classes: [] } as PatchAnswers]),
-  ) as Record<Question, PatchAnswers>;
+  const labels = noAnswers(Object.keys(QUESTION_CLASSES) as Question[]);
   let row = firstRow;
   for (const { scene, turns } of asked) {
     const phrases = turns.map(({ question }) => phrasesOf(question));

@@ -45,22 +45,26 @@ export async function prepareInputs(
   if (cancelled()) return undefined;
   await timed(clock, 'load', () => compile(model, plan.queryLength, picture !== undefined));
   try {
-    return await timed(clock, 'vision', () => encode(model, plan, picture, options));
+    return await timed(clock, 'vision', () => encodePicture(model, plan, picture, options));
   } catch (error) {
     if (cancelled()) return undefined;
     throw error;
   }
 }
 
-async function compile({ programs }: FusionModel, queryLength: number, hasImage: boolean): Promise<void> {
-  await programs.tile();
-  if (hasImage) await programs.whole();
+async function compile(
+  { images, programs }: FusionModel,
+  queryLength: number,
+  hasImage: boolean,
+): Promise<void> {
+  await images.compile(hasImage);
   await programs.prefill(queryLength);
   await programs.decode();
 }
 
-async function encode(
-  { images, device }: FusionModel,
+/** Encodes the picture's tiles and its whole crop, with the questions. */
+export async function encodePicture(
+  { images, device }: Pick<FusionModel, 'images' | 'device'>,
   { prompt }: AnswerPlan,
   picture: Picture | undefined,
   { signal, onProgress }: Pick<AnswerOptions, 'signal' | 'onProgress'>,

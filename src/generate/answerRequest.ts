@@ -5,7 +5,7 @@
 import type { AnswerEvent, AnswerOptions, AnswerPlan, Conversation } from './answer.ts';
 import { type AnswerInputs, type Clock, startClock } from './answerInputs.ts';
 import { AnswerWriter } from './answerWriter.ts';
-import type { DecodeSequence } from './batchDecoder.ts';
+import type { DecodeSequence, ReadSequence } from './batchDecoder.ts';
 import type { FusionModel } from './model.ts';
 import type { Picture } from './picture.ts';
 
@@ -16,6 +16,8 @@ export class AnswerRequest {
   /** The caller's, with `signal` aborted also when nobody reads the answer any more. */
   readonly options: AnswerOptions & { readonly signal: AbortSignal };
   inputs: AnswerInputs | undefined;
+  /** The prompt, where it was read apart. */
+  read: ReadSequence | undefined;
   sequence: DecodeSequence | undefined;
   readonly #writer: AnswerWriter;
   readonly #stopper = new AbortController();

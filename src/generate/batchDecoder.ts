@@ -10,7 +10,7 @@ import { i32, rotaryFeeds, rotaryRowFeeds, sequenceFeeds } from '../model/feeds.
 import { usesLongFactors } from '../model/rotary.ts';
 import { END_OF_QUESTION, IGNORE } from '../model/sentinels.ts';
 import { expandedLength, layOutSequences, type SequenceSizes } from '../model/sequence.ts';
-import type { Device, ResidentTensor } from '../runtime/types.ts';
+import type { Device, Feed, HostTensor, ResidentTensor } from '../runtime/types.ts';
 import type { BoundRunOptions, ModelPrograms } from './compiled.ts';
 import { imageTokenCount } from './imageFeatures.ts';
 import { type CacheOptions, type CacheRow, KvCache } from './kvCache.ts';
@@ -41,10 +41,21 @@ export interface DecodeContext {
 export interface DecodeSequence {
   readonly ids: number[];
   readonly endsOfQuestion: readonly number[];
-  readonly features: VisionFeatures;
+  /** None of a sequence that was read elsewhere. */
+  readonly features: VisionFeatures | undefined;
   /** Latents per question. */
   readonly queryLength: number;
   readonly row: CacheRow;
+}
+
+/** A sequence whose prompt was read elsewhere. */
+export interface ReadSequence extends Omit<DecodeSequence, 'row' | 'features'> {
+  /** Positions of the prompt. */
+  readonly length: number;
+  /** The next token's: f32 [V]. */
+  readonly logits: Float32Array;
+  /** f32 [1, K, S, E], by the cache's names. */
+  readonly keysValues: Readonly<Record<string, HostTensor>>;
 }
 
 /** How reading a prompt is stopped and reports; only models that read prompts in parts look at it. */
@@ -72,6 +83,25 @@ export function sequenceLayout(config: FusionConfig, sequence: Omit<DecodeSequen
   const labels = new Int32Array(ids.length).fill(IGNORE);
   for (const end of endsOfQuestion) labels[end] = END_OF_QUESTION;
   return layOutSequences([{ inputIds: ids, labels }], sizesOf(config, queryLength));
+}
+
+/** What the prefill program takes of a sequence, and the positions it has. */
+export function prefillFeeds(
+  config: FusionConfig,
+  sequence: Omit<DecodeSequence, 'row'>,
+): { readonly feeds: Readonly<Record<string, Feed>>; readonly length: number } {
+  const { features } = sequence;
+  if (features === undefined) throw new Error('internal: a sequence that was read elsewhere is read again');
+  const layout = sequenceLayout(config, sequence);
+  const length = layout.sequence;
+  const feeds = {
+    ...sequenceFeeds(layout),
+    ...rotaryFeeds(config.decoder, 0, length, length),
+    image_tokens: features.imageTokens,
+    tile_features: features.tiles,
+    last_positions: i32(Int32Array.of(length - 1)),
+  };
+  return { feeds, length };
 }
 
 export class BatchDecoder {
@@ -112,25 +142,35 @@ export class BatchDecoder {
     }
   }
 
+  /** Takes in a sequence whose prompt was read elsewhere. */
+  async adopt({
+    ids,
+    endsOfQuestion,
+    queryLength,
+    length,
+    keysValues,
+  }: ReadSequence): Promise<DecodeSequence> {
+    const row = await this.#cache.open(length + 1);
+    const sequence = { ids, endsOfQuestion, queryLength, features: undefined, row };
+    try {
+      await this.#cache.fill(row, keysValues);
+      this.#cache.advance(row, length);
+      return sequence;
+    } catch (error) {
+      this.leave(sequence);
+      throw error;
+    }
+  }
+
   /** Reads everything of a sequence so far and gives the next token's logits: f32 [V]. */
   async prefill(sequence: DecodeSequence, options: PrefillOptions = {}): Promise<Float32Array> {
     const { config, programs } = this.#context;
-    const { features, queryLength, row } = sequence;
-    const layout = sequenceLayout(config, sequence);
-    const length = layout.sequence;
+    const { queryLength, row } = sequence;
+    const { feeds, length } = prefillFeeds(config, sequence);
     this.#cache.clear(row);
     await this.#cache.reserve(length + 1);
     const program = await programs.prefill(queryLength);
-    const { outputs } = await program.run(
-      {
-        ...sequenceFeeds(layout),
-        ...rotaryFeeds(config.decoder, 0, length, length),
-        image_tokens: features.imageTokens,
-        tile_features: features.tiles,
-        last_positions: i32(Int32Array.of(length - 1)),
-      },
-      { ...options, write: this.#cache.writes(row) },
-    );
+    const { outputs } = await program.run(feeds, { ...options, write: this.#cache.writes(row) });
     this.#cache.advance(row, length);
     return outputs.logits?.data as Float32Array;
   }

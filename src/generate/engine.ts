@@ -17,6 +17,10 @@ import { prepareInputs, timed } from './answerInputs.ts';
 import { AnswerRequest } from './answerRequest.ts';
 import { BatchDecoder } from './batchDecoder.ts';
 import type { FusionModel } from './model.ts';
+import { cacheBlock } from './smallModels.ts';
+
+/** Milliseconds for which the event loop may be kept from others. */
+const SLICE_MS = 2;
 
 export interface EngineOptions {
   /** The most sequences that are decoded together. */
@@ -61,7 +65,7 @@ export class Engine {
     }
     this.#model = model;
     this.#maxSequences = maxSequences;
-    this.#decoder = new BatchDecoder(model, { maxRows: maxSequences });
+    this.#decoder = new BatchDecoder(model, { maxRows: maxSequences, block: cacheBlock(model.config) });
   }
 
   get stats(): EngineStats {
@@ -154,8 +158,13 @@ export class Engine {
 
   async #prepare(request: AnswerRequest): Promise<void> {
     const { plan, picture, options, clock } = request;
+    const { reader } = this.#model;
     try {
-      request.inputs = await prepareInputs(this.#model, plan, picture, options, clock);
+      if (reader === undefined) {
+        request.inputs = await prepareInputs(this.#model, plan, picture, options, clock);
+      } else if (!request.over) {
+        request.read = await reader.read(plan, picture, options, clock);
+      }
       this.#ready.push(request);
     } catch (error) {
       request.fail(error);
@@ -164,17 +173,11 @@ export class Engine {
 
   /** Reads a prompt and takes the sequence in. */
   async #join(request: AnswerRequest): Promise<void> {
-    const { plan, options, clock, inputs } = request;
-    if (request.over || inputs === undefined) return freeInputs(request);
+    if (request.over) return freeInputs(request);
     try {
-      const { sequence, logits } = await timed(clock, 'prefill', () => {
-        const { prompt, queryLength } = plan;
-        return readPrompt(
-          (run) => this.#decoder.join(prompt, inputs.features, queryLength, run),
-          plan,
-          options,
-        );
-      });
+      const joined = await timed(request.clock, 'prefill', () => this.#joined(request));
+      if (joined === undefined) return;
+      const { sequence, logits } = joined;
       request.sequence = sequence;
       this.#running.add(request);
       this.#take(request, logits);
@@ -182,6 +185,14 @@ export class Engine {
       request.fail(error);
       await freeInputs(request);
     }
+  }
+
+  /** The sequence and its first logits, from what was prepared; undefined where that was given up. */
+  async #joined({ plan, options, inputs, read }: AnswerRequest) {
+    if (read !== undefined) return { sequence: await this.#decoder.adopt(read), logits: read.logits };
+    if (inputs === undefined) return undefined;
+    const { prompt, queryLength } = plan;
+    return readPrompt((run) => this.#decoder.join(prompt, inputs.features, queryLength, run), plan, options);
   }
 
   /** One more token for every answer that goes on. */
@@ -196,11 +207,15 @@ export class Engine {
       const logits = await this.#decoder.step(next);
       this.#steps += 1;
       const seconds = (performance.now() - start) / 1e3;
+      let since = performance.now();
       for (const [i, request] of requests.entries()) {
         request.clock.decode += seconds;
         this.#take(request, logits[i] as Float32Array);
-        // Choosing of 128k tokens takes milliseconds: between two answers others have their turn.
+        // Choosing of 128k tokens takes milliseconds: then others have their turn. Of few tokens it does not, and the
+        // next step begins before what was chosen is sent.
+        if (performance.now() - since < SLICE_MS) continue;
         await nextTurn();
+        since = performance.now();
       }
     } catch (error) {
       for (const request of requests) request.fail(error);

@@ -7,8 +7,8 @@ import type { OnProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { f32, i32 } from '../model/feeds.ts';
 import type { Device, ResidentTensor, RunOptions, RunResult, WriteTarget } from '../runtime/types.ts';
+import type { ModelPrograms } from './compiled.ts';
 import type { Picture } from './picture.ts';
-import type { VisionPrograms } from './separateVision.ts';
 
 /** Bytes of tile features that are kept; a full-size picture takes 48 MB. */
 export const DEFAULT_FEATURE_BYTES = 256 * 1024 * 1024;
@@ -48,18 +48,13 @@ function report(done: number, { signal, onProgress }: EncodeOptions): void {
 export class ImageFeatures {
   readonly #device: Device;
   readonly #config: FusionConfig;
-  readonly #programs: Omit<VisionPrograms, 'dispose'>;
+  readonly #programs: ModelPrograms;
   readonly #limit: number;
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>();
 
   /** limit: bytes of features kept when nobody uses them. */
-  constructor(
-    device: Device,
-    config: FusionConfig,
-    programs: Omit<VisionPrograms, 'dispose'>,
-    limit: number,
-  ) {
+  constructor(device: Device, config: FusionConfig, programs: ModelPrograms, limit: number) {
     this.#device = device;
     this.#config = config;
     this.#programs = programs;
@@ -69,6 +64,12 @@ export class ImageFeatures {
   /** Pictures whose tiles need not be encoded again. */
   get size(): number {
     return this.#entries.size;
+  }
+
+  /** Compiles what encodes the tiles, and the whole crop where there is one to encode. */
+  async compile(hasImage: boolean): Promise<void> {
+    await this.#programs.tile();
+    if (hasImage) await this.#programs.whole();
   }
 
   /**

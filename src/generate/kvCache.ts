@@ -7,7 +7,7 @@
  */
 import type { DecoderConfig } from '../model/config.ts';
 import { keysOf, pastOf, valuesOf } from '../model/programs.ts';
-import type { Block, Device, ResidentTensor, WriteTarget } from '../runtime/types.ts';
+import type { Block, Device, HostTensor, ResidentTensor, WriteTarget } from '../runtime/types.ts';
 
 /** Slots that are added at once. */
 export const CACHE_BLOCK = 256;
@@ -109,6 +109,18 @@ export class KvCache {
   writes(row: CacheRow): Readonly<Record<string, WriteTarget>> {
     const { index, length } = this.#own(row);
     return this.#targets([{ at: [index, 0, length] }]);
+  }
+
+  /** Copies keys and values [1, K, S, E] of one sequence's next S positions, by name. */
+  async fill(row: CacheRow, keysValues: Readonly<Record<string, HostTensor>>): Promise<void> {
+    const copies = Object.entries(this.writes(row)).map(async ([name, target]) => {
+      const read = keysValues[name];
+      if (read === undefined) throw new Error(`internal: nothing was read for ${name} of the cache`);
+      const from = await this.#device.upload(read);
+      await this.#device.copy(from, target);
+      await this.#device.free([from]);
+    });
+    await Promise.all(copies);
   }
 
   /** Where keys and values [1, K, R, E] of one more position of each of the `rows` go; others are left out. */

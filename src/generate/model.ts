@@ -29,7 +29,7 @@ import { checkMemory, type ExpectedUse } from './fitCheck.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { withImageTokens } from './limits.ts';
-import { separateVision, type VisionPrograms } from './separateVision.ts';
+import { openSeparateReader, type SeparateReader } from './separateReader.ts';
 import { answeringThreads, isSmall } from './smallModels.ts';
 import { StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
@@ -55,10 +55,10 @@ export interface LoadOptions {
    */
   readonly imageTokens?: number | undefined;
   /**
-   * True: where there is a core to spare, a small model encodes pictures on a CPU device of their own, while other
-   * answers are decoded. Of use where many ask at once.
+   * True: where there is a core to spare, a small model reads prompts on a CPU device of their own, while other answers
+   * are decoded. Of use where many ask at once.
    */
-  readonly separateVision?: boolean | undefined;
+  readonly separateReader?: boolean | undefined;
   /** What memory is checked for before loading; `unchecked` loads anyway. */
   readonly memory?: ExpectedUse | 'unchecked' | undefined;
   readonly onProgress?: OnProgress | undefined;
@@ -82,6 +82,8 @@ export interface FusionModel {
   readonly weights: ResidentWeights;
   readonly programs: ModelPrograms;
   readonly images: ImageFeatures;
+  /** Reads prompts of several answers, where that is done apart. */
+  readonly reader?: SeparateReader | undefined;
   /** What the user should know of the checkpoint, one line each. */
   readonly warnings: readonly string[];
   readonly loadSeconds: number;
@@ -151,10 +153,10 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
   try {
     const { weights, programs } = await loadPrograms(device, files, options.onProgress);
     const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
-    const vision = options.separateVision ? await openVision(device, files) : undefined;
-    const images = new ImageFeatures(device, config, vision ?? programs, limit);
+    const images = new ImageFeatures(device, config, programs, limit);
+    const reader = options.separateReader ? await openReader(device, files, limit) : undefined;
     const dispose = async () => {
-      await vision?.dispose();
+      await reader?.dispose();
       await programs.dispose();
       await images.dispose();
       await device.free(Object.values(weights));
@@ -162,7 +164,7 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
     };
     const loadSeconds = files.seconds + (performance.now() - start) / 1e3;
     const text = { tokenizer, format, stopIds: ends, warnings };
-    return { dir, config, ...text, device, weights, programs, images, loadSeconds, dispose };
+    return { dir, config, ...text, device, weights, programs, images, reader, loadSeconds, dispose };
   } catch (error) {
     if (given === undefined) await device.close();
     throw error;
@@ -223,11 +225,18 @@ async function loadPrograms(
   return { weights: staged.resident, programs: new StagedPrograms(device, config, staged) };
 }
 
-/** A device of its own for the vision programs of a small model; none where no core is free for it. */
-async function openVision(device: Device, files: ModelFiles): Promise<VisionPrograms | undefined> {
-  const constants = files.quantization === undefined ? smallConstants(device, files) : {};
-  if (Object.keys(constants).length === 0 || availableParallelism() <= device.threads) return undefined;
-  return separateVision(device, files.config, constants);
+/** A reader for a small model; none where no core is free for it, or where long answers have to be read again. */
+async function openReader(
+  device: Device,
+  files: ModelFiles,
+  featureBytes: number,
+): Promise<SeparateReader | undefined> {
+  const { config, quantization } = files;
+  const constants = quantization === undefined ? smallConstants(device, files) : {};
+  const spare = availableParallelism() > device.threads;
+  if (Object.keys(constants).length === 0 || !spare || config.decoder.rope.kind === 'longrope')
+    return undefined;
+  return openSeparateReader(config, constants, featureBytes);
 }
 
 /** The weights of a small model as its files have them, where these are what the kernels take. */

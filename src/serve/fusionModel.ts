@@ -51,7 +51,7 @@ export function fusionModel(name: string, files: ModelFiles, options: FusionMode
     ...planner(files, options),
     load: async (onProgress) => {
       const { maxSequences, device, threads } = options;
-      const how = { device, threads, separateVision: true, memory: 'unchecked', onProgress } as const;
+      const how = { device, threads, separateReader: true, memory: 'unchecked', onProgress } as const;
       const model = await loadModel(files, how);
       const engine = new Engine(model, { maxSequences });
       return {

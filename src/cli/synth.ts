@@ -19,6 +19,7 @@ interface SynthFlags {
   readonly shapes?: number;
   readonly colours?: number;
   readonly extraTurns?: number;
+  readonly single?: boolean;
   readonly words: boolean;
   readonly textures: boolean;
   readonly overlaps: boolean;
@@ -62,6 +63,7 @@ export function registerSynth(program: Command): void {
       'up to so many questions more about each picture, 0 to 8 (default: 0)',
       integer,
     )
+    .option('--single', 'one turn of each sample alone, whichever')
     .option('-q, --quiet', 'no progress, no summary')
     .addHelpText('after', HELP)
     .action(synth);
@@ -69,7 +71,7 @@ export function registerSynth(program: Command): void {
 
 async function synth(flags: SynthFlags): Promise<void> {
   const { writeDataset } = await import('../data/synth/index.ts');
-  const { out, count, seed, split, size, words, textures, overlaps, quiet = false } = flags;
+  const { out, count, seed, split, size, words, textures, overlaps, single = false, quiet = false } = flags;
   const { minObjects, maxObjects, shapes, colours, extraTurns } = flags;
   const given = Object.entries({ minObjects, maxObjects, shapes, colours, extraTurns });
   const numbers = Object.fromEntries(given.filter(([, value]) => value !== undefined));
@@ -82,7 +84,7 @@ async function synth(flags: SynthFlags): Promise<void> {
     seed,
     split,
     ...(size === undefined ? {} : { size }),
-    options: { words, textures, overlaps, ...numbers },
+    options: { words, textures, overlaps, single, ...numbers },
     onProgress: (file, done, total) => progress({ phase: 'convert', unit: 'tiles', file, done, total }),
   }).finally(() => progress.end());
   if (quiet) return;

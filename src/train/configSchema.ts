@@ -69,6 +69,7 @@ const recipeSchema = z.strictObject(
     textures: flag.optional(),
     overlaps: flag.optional(),
     extra_turns: integer(0, 8).optional(),
+    single: flag.optional(),
   },
   { error: 'a recipe' },
 );

@@ -57,6 +57,7 @@ function recipeOf(raw: RawRecipe, seed: number, size: number): SynthRecipe {
       ...set('textures', raw.textures),
       ...set('overlaps', raw.overlaps),
       ...set('extraTurns', raw.extra_turns),
+      ...set('single', raw.single),
     },
   };
 }

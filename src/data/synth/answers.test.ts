@@ -298,6 +298,7 @@ const levels = fc
     textures: fc.boolean(),
     overlaps: fc.boolean(),
     extraTurns: fc.integer({ min: 0, max: 4 }),
+    single: fc.boolean(),
   })
   .chain((options) =>
     fc

@@ -48,6 +48,18 @@ describe('sampleAt', () => {
     }
   });
 
+  it('keeps one of its turns, each at times, where a sample is to be single', () => {
+    const kept = Array.from({ length: 40 }, (_, i) => {
+      const { scene, turns } = sampleAt('ConvLong', 'train', 5, i);
+      const alone = sampleAt('ConvLong', 'train', 5, i, { single: true });
+      expect(alone.scene).toEqual(scene);
+      expect(alone.turns).toHaveLength(1);
+      expect(alone.conversations).toHaveLength(2);
+      return turns.findIndex((turn) => turn.question === alone.turns[0]?.question);
+    });
+    expect(new Set(kept)).toEqual(new Set([0, 1, 2, 3, 4]));
+  });
+
   it('asks each thing once', () => {
     each('ConvLong', 300, ({ turns }) => {
       const asked = turns.map(({ kind, answer }) => `${kind} ${answer}`);

@@ -137,7 +137,8 @@ export function sampleAt(
 ): Sample {
   const level = checkedOptions(options);
   const random = new Random(seed).fork(`synth/${split}/${category}/${index}`);
-  const { scene, turns } = make(random, category, level);
+  const { scene, turns: all } = make(random, category, level);
+  const turns = level.single ? [pick(random, all)] : all;
   const id = `${category}-${split}-${seed}-${String(index).padStart(6, '0')}`;
   return { id, category, scene, turns, conversations: toLlava(turns) };
 }

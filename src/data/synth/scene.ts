@@ -118,6 +118,8 @@ export interface SynthOptions {
   readonly overlaps: boolean;
   /** Up to so many questions more about each picture than its category has, 0 to 8. */
   readonly extraTurns: number;
+  /** True: one of a sample's turns alone, whichever; as people ask. */
+  readonly single: boolean;
 }
 
 export const DEFAULT_OPTIONS: SynthOptions = {
@@ -129,4 +131,5 @@ export const DEFAULT_OPTIONS: SynthOptions = {
   textures: true,
   overlaps: true,
   extraTurns: 0,
+  single: false,
 };

@@ -9,7 +9,6 @@ import {
   fitting,
   nameOf,
   placeOf,
-  placeOfCell,
   plural,
   pluralOf,
   uniqueIn,
@@ -18,7 +17,6 @@ import {
 import { choose, exactTurn, type Kind, numbers, YES_NO } from './kind.ts';
 import { type PhraseName, phrase } from './phrases.ts';
 import {
-  CELLS,
   type Panel,
   PLACES,
   type SceneObject,
@@ -41,13 +39,13 @@ function attributeKind(
   name: PhraseName,
   read: (object: SceneObject) => string | undefined,
   answers: Kind['answers'],
-  fixed: (answer: string, random: Random) => Partial<SceneObject>,
+  fixed: (answer: string) => Partial<SceneObject>,
   keys: readonly (keyof Descriptor)[] = ['shape'],
 ): Kind {
   return {
     name,
     answers,
-    plan: (random, options, wanted) => single(random, options, fixed(wanted, random)),
+    plan: (random, options, wanted) => single(random, options, fixed(wanted)),
     ask(random, panel, _options, wanted) {
       const candidates = uniqueIn(panel, ...keys).flatMap((object) => {
         const answer = read(object);
@@ -86,12 +84,7 @@ export const place = attributeKind(
   'place',
   placeOf,
   () => PLACES,
-  (answer, random) => ({
-    cell: pick(
-      random,
-      CELLS.filter((cell) => placeOfCell(cell) === answer),
-    ),
-  }),
+  (answer) => ({ cell: (PLACES as readonly string[]).indexOf(answer) }),
 );
 
 /** `What shape is the red object?` */

@@ -49,7 +49,7 @@ describe('sampleAt', () => {
   });
 
   it('keeps one of its turns, each at times, where a sample is to be single', () => {
-    const kept = Array.from({ length: 40 }, (_, i) => {
+    const kept = Array.from({ length: 120 }, (_, i) => {
       const { scene, turns } = sampleAt('ConvLong', 'train', 5, i);
       const alone = sampleAt('ConvLong', 'train', 5, i, { single: true });
       expect(alone.scene).toEqual(scene);

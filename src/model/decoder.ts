@@ -144,10 +144,11 @@ export function cached(past: KeysValues, bias: Tensor): Attend {
     const [heads, sequences, size] = [dimOf(q, 1) as number, dimOf(q, 2), dimOf(q, 3)];
     const [kvHeads, slots] = [dimOf(now.keys, 1) as number, dimOf(past.keys, 2)];
     const bySequence = (x: Tensor) => transpose(x, [2, 1, 0, 3]);
-    const rows = reshape(bySequence(q), [sequences, kvHeads, heads / kvHeads, size]);
+    // Scaled here, since ONNX Runtime copies the keys for a product of one row with a factor.
+    const rows = reshape(bySequence(multiply(q, scale)), [sequences, kvHeads, heads / kvHeads, size]);
     const hidden = reshape(bias, [sequences, 1, 1, slots]);
-    const before = add(matMul(rows, past.keys, { transposeB: true, scale }), hidden);
-    const own = matMul(rows, bySequence(now.keys), { transposeB: true, scale });
+    const before = add(matMul(rows, past.keys, { transposeB: true }), hidden);
+    const own = matMul(rows, bySequence(now.keys), { transposeB: true });
     const weights = softmax(concat([before, own], -1));
     const [toPast, toSelf] = split(weights, -1, [slots, 1]);
     const output = add(

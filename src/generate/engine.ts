@@ -178,6 +178,8 @@ export class Engine {
       const joined = await timed(request.clock, 'prefill', () => this.#joined(request));
       if (joined === undefined) return;
       const { sequence, logits } = joined;
+      // The cache has it now.
+      request.read = undefined;
       request.sequence = sequence;
       this.#running.add(request);
       this.#take(request, logits);

@@ -5,8 +5,7 @@
 import type { FusionConfig } from '../model/config.ts';
 import { openDevice } from '../runtime/device.ts';
 import type { Constants } from '../runtime/types.ts';
-import type { AnswerOptions, AnswerPlan } from './answer.ts';
-import { readPrompt } from './answer.ts';
+import { type AnswerOptions, type AnswerPlan, readPrompt } from './answer.ts';
 import { type Clock, encodePicture, timed } from './answerInputs.ts';
 import { prefillFeeds, type ReadSequence } from './batchDecoder.ts';
 import { CompiledPrograms } from './compiled.ts';

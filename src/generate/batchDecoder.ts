@@ -142,7 +142,7 @@ export class BatchDecoder {
     }
   }
 
-  /** Takes in a sequence whose prompt was read elsewhere. */
+  /** Takes in a sequence whose prompt was read elsewhere, and the memory of what was read. */
   async adopt({
     ids,
     endsOfQuestion,

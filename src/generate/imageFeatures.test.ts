@@ -26,7 +26,7 @@ beforeEach(() => {
 });
 
 const pictureNumber = (n: number) => pictureOfCrops(goldenPixels(64).map((x) => x * (1 + n)));
-const featuresWithin = (bytes: number) => new ImageFeatures(device, model.config, model.programs, bytes);
+const featuresWithin = (limit: number) => new ImageFeatures(device, model.config, model.programs, { limit });
 
 test('a picture is encoded once, tile by tile, with progress', async () => {
   const images = featuresWithin(PICTURE_BYTES);
@@ -58,6 +58,24 @@ test('the tiles stand one after the other, each as it is encoded alone', async (
   }
   await held.release();
   expect(images.size).toBe(0);
+});
+
+test('tiles of one run are what they are one by one', async () => {
+  const picture = pictureNumber(0);
+  const values = async (tilesAtOnce: 1 | 2 | 4) => {
+    const { device, config, programs } = model;
+    const images = new ImageFeatures(device, config, programs, { limit: 0, tilesAtOnce });
+    const held = await images.tiles(picture);
+    const { data } = await device.download(held.features);
+    await held.release();
+    return data;
+  };
+  const oneByOne = await values(1);
+  device.runs.length = 0;
+  expect(await values(2)).toEqual(oneByOne);
+  expect(device.runs).toHaveLength(2);
+  expect(await values(4)).toEqual(oneByOne);
+  expect(device.runs).toHaveLength(3);
 });
 
 test('blank tiles are encoded once and are all alike', async () => {

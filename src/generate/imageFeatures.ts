@@ -6,7 +6,7 @@
 import type { OnProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { f32, i32 } from '../model/feeds.ts';
-import type { Device, ResidentTensor, RunOptions, RunResult, WriteTarget } from '../runtime/types.ts';
+import type { Block, Device, HostTensor, ResidentTensor, RunOptions, RunResult } from '../runtime/types.ts';
 import type { ModelPrograms } from './compiled.ts';
 import type { Picture } from './picture.ts';
 
@@ -20,6 +20,13 @@ const BLANK = 'blank';
 export interface EncodeOptions {
   readonly signal?: AbortSignal | undefined;
   readonly onProgress?: OnProgress | undefined;
+}
+
+export interface ImageFeaturesOptions {
+  /** Bytes of features kept when nobody uses them. */
+  readonly limit: number;
+  /** Tiles of one run, 1 unless given: a small model has more of them sooner, a large one reports between them. */
+  readonly tilesAtOnce?: 1 | 2 | 4 | undefined;
 }
 
 interface Entry {
@@ -50,15 +57,21 @@ export class ImageFeatures {
   readonly #config: FusionConfig;
   readonly #programs: ModelPrograms;
   readonly #limit: number;
+  readonly #tilesAtOnce: number;
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>();
 
-  /** limit: bytes of features kept when nobody uses them. */
-  constructor(device: Device, config: FusionConfig, programs: ModelPrograms, limit: number) {
+  constructor(
+    device: Device,
+    config: FusionConfig,
+    programs: ModelPrograms,
+    { limit, tilesAtOnce = 1 }: ImageFeaturesOptions,
+  ) {
     this.#device = device;
     this.#config = config;
     this.#programs = programs;
     this.#limit = limit;
+    this.#tilesAtOnce = tilesAtOnce;
   }
 
   /** Pictures whose tiles need not be encoded again. */
@@ -92,14 +105,13 @@ export class ImageFeatures {
    * no position of the sequence shows it, so it is zeros.
    */
   async whole(picture: Picture | undefined, instructs: Int32Array): Promise<ResidentTensor> {
-    const { decoder, vision } = this.#config;
+    const { decoder } = this.#config;
     if (picture === undefined) {
       return this.#device.zeros('f32', [1, imageTokenCount(this.#config), decoder.hiddenSize]);
     }
-    const crop = this.#crop(picture, TILES);
     const { kept } = await (await this.#programs.whole()).run(
       {
-        pixels: f32(crop, [1, 3, vision.imageSize, vision.imageSize]),
+        pixels: this.#crops(picture, TILES),
         instructs: i32(instructs, [1, instructs.length]),
       },
       { keep: ['image_tokens'] },
@@ -119,11 +131,11 @@ export class ImageFeatures {
     const features = await this.#device.zeros('f32', [1, TILES * vision.patches, decoder.hiddenSize]);
     try {
       if (picture === undefined) await this.#encodeBlank(features, options);
-      for (let tile = 0; picture !== undefined && tile < TILES; tile++) {
+      for (let tile = 0; picture !== undefined && tile < TILES; tile += this.#tilesAtOnce) {
         report(tile, options);
-        await this.#encodeTile(this.#crop(picture, tile), {
-          write: { features: this.#place(features, tile) },
-        });
+        const blocks = Array.from({ length: this.#tilesAtOnce }, (_, i) => this.#block(tile + i, i));
+        const pixels = this.#crops(picture, tile, this.#tilesAtOnce);
+        await this.#runTiles(pixels, { write: { features: { to: features, blocks } } });
       }
       return features;
     } catch (error) {
@@ -135,27 +147,31 @@ export class ImageFeatures {
   /** Blank tiles are all alike: one is encoded and copied. */
   async #encodeBlank(features: ResidentTensor, options: EncodeOptions): Promise<void> {
     report(0, options);
-    const pixels = new Float32Array(3 * this.#config.vision.imageSize ** 2);
-    const { kept } = await this.#encodeTile(pixels, { keep: ['features'] });
+    const { imageSize } = this.#config.vision;
+    const pixels = f32(new Float32Array(3 * imageSize ** 2), [1, 3, imageSize, imageSize]);
+    const { kept } = await this.#runTiles(pixels, { keep: ['features'] });
     const blank = kept.features as ResidentTensor;
-    for (let tile = 0; tile < TILES; tile++) await this.#device.copy(blank, this.#place(features, tile));
+    const blocks = Array.from({ length: TILES }, (_, tile) => this.#block(tile));
+    await this.#device.copy([{ from: blank, target: { to: features, blocks } }]);
     await this.#device.free([blank]);
   }
 
-  async #encodeTile(pixels: Float32Array, options: RunOptions): Promise<RunResult> {
-    const { imageSize } = this.#config.vision;
+  async #runTiles(pixels: HostTensor, options: RunOptions): Promise<RunResult> {
     const program = await this.#programs.tile();
-    return program.run({ tile_pixels: f32(pixels, [1, 3, imageSize, imageSize]) }, options);
+    return program.run({ tile_pixels: pixels }, options);
   }
 
-  /** Where a tile's features stand among all. */
-  #place(features: ResidentTensor, tile: number): WriteTarget {
-    return { to: features, blocks: [{ at: [0, tile * this.#config.vision.patches] }] };
+  /** Where a tile's features stand among all. index: its own among those of one run. */
+  #block(tile: number, index = 0): Block {
+    return { from: [index], size: [1], at: [0, tile * this.#config.vision.patches] };
   }
 
-  #crop({ crops }: Picture, index: number): Float32Array {
-    const size = 3 * this.#config.vision.imageSize ** 2;
-    return crops.slice(index * size, (index + 1) * size);
+  /** f32 [count, 3, S, S], from the crop `index` on. */
+  #crops({ crops }: Picture, index: number, count = 1): HostTensor {
+    const { imageSize } = this.#config.vision;
+    const size = 3 * imageSize ** 2;
+    const pixels = crops.subarray(index * size, (index + count) * size);
+    return f32(pixels, [count, 3, imageSize, imageSize]);
   }
 
   #hold(key: string, entry: Entry): HeldFeatures {

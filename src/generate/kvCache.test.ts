@@ -9,11 +9,8 @@ const config = { layers: 2, kvHeads: 2, headSize: 3 } as DecoderConfig;
 /** Writes `count` positions of a value into a row of every tensor. */
 async function fill(device: CountingDevice, cache: KvCache, row: CacheRow, count: number, value: number) {
   const data = new Float32Array(2 * count * 3).fill(value);
-  for (const target of Object.values(cache.writes(row))) {
-    const from = await device.upload(f32(data, [1, 2, count, 3]));
-    await device.copy(from, target);
-    await device.free([from]);
-  }
+  const from = f32(data, [1, 2, count, 3]);
+  await device.copy(Object.values(cache.writes(row)).map((target) => ({ from, target })));
   cache.advance(row, count);
 }
 
@@ -77,9 +74,7 @@ test('one new position of several rows goes behind the used slots of each', asyn
     [1, 2, 4, 3],
   );
   const appended = [rows[0]!, rows[2]!];
-  for (const target of Object.values(cache.appends(appended))) {
-    await device.copy(await device.upload(step), target);
-  }
+  await device.copy(Object.values(cache.appends(appended)).map((target) => ({ from: step, target })));
   for (const row of appended) cache.advance(row, 1);
   expect(await values(device, cache, rows[0]!)).toEqual([1, 5, 0, 0]);
   expect(await values(device, cache, rows[1]!)).toEqual([1, 1, 0, 0]);

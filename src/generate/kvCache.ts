@@ -7,7 +7,7 @@
  */
 import type { DecoderConfig } from '../model/config.ts';
 import { keysOf, pastOf, valuesOf } from '../model/programs.ts';
-import type { Block, Device, HostTensor, ResidentTensor, WriteTarget } from '../runtime/types.ts';
+import type { Block, Device, HostTensor, ResidentTensor, TensorCopy, WriteTarget } from '../runtime/types.ts';
 
 /** Slots that are added at once. */
 export const CACHE_BLOCK = 256;
@@ -111,16 +111,14 @@ export class KvCache {
     return this.#targets([{ at: [index, 0, length] }]);
   }
 
-  /** Copies keys and values [1, K, S, E] of one sequence's next S positions, by name. */
+  /** Takes over keys and values [1, K, S, E] of one sequence's next S positions, by name. */
   async fill(row: CacheRow, keysValues: Readonly<Record<string, HostTensor>>): Promise<void> {
-    const copies = Object.entries(this.writes(row)).map(async ([name, target]) => {
-      const read = keysValues[name];
-      if (read === undefined) throw new Error(`internal: nothing was read for ${name} of the cache`);
-      const from = await this.#device.upload(read);
-      await this.#device.copy(from, target);
-      await this.#device.free([from]);
+    const copies = Object.entries(this.writes(row)).map(([name, target]) => {
+      const from = keysValues[name];
+      if (from === undefined) throw new Error(`internal: nothing was read for ${name} of the cache`);
+      return { from, target, transfer: true };
     });
-    await Promise.all(copies);
+    await this.#device.copy(copies);
   }
 
   /** Where keys and values [1, K, R, E] of one more position of each of the `rows` go; others are left out. */
@@ -188,13 +186,15 @@ export class KvCache {
       ({ index, length }, i): Block => ({ from: [index], size: [1, kvHeads, length], at: [i] }),
     );
     const made = new Map<string, ResidentTensor>();
+    const copies: TensorCopy[] = [];
     try {
       for (const name of this.#names()) {
         const to = await this.#device.zeros('f32', [rows, kvHeads, capacity, headSize]);
         made.set(name, to);
-        const old = this.#tensors.get(name);
-        if (old !== undefined && blocks.length > 0) await this.#device.copy(old, { to, blocks });
+        const from = this.#tensors.get(name);
+        if (from !== undefined && blocks.length > 0) copies.push({ from, target: { to, blocks } });
       }
+      await this.#device.copy(copies);
     } catch (error) {
       await this.#device.free([...made.values()]);
       throw error;

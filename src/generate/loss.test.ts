@@ -92,13 +92,11 @@ test('gradients are slopes of the loss', async () => {
   const weights = await device.download(model.weights[name]!);
   const step = 1e-2;
   const moved = (weights.data as Float32Array).map((w, i) => w - step * Number(slope.data[i]));
-  const tensor = await device.upload({ ...weights, data: moved });
-  await device.copy(tensor, { to: model.weights[name]! });
+  const target = { to: model.weights[name]! };
+  await device.copy([{ from: { ...weights, data: moved }, target }]);
   const after = await forward(model, sample);
   expect((loss - after.loss) / (step * square)).toBeCloseTo(1, 1);
-  const back = await device.upload(weights);
-  await device.copy(back, { to: model.weights[name]! });
-  await device.free([tensor, back]);
+  await device.copy([{ from: weights, target }]);
 });
 
 test('a text sample has no text loss; a marker of its own is kept', async () => {

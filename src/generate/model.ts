@@ -153,7 +153,7 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
   try {
     const { weights, programs } = await loadPrograms(device, files, options.onProgress);
     const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
-    const images = new ImageFeatures(device, config, programs, limit);
+    const images = new ImageFeatures(device, config, programs, { limit });
     const reader = options.separateReader ? await openReader(device, files, limit) : undefined;
     const dispose = async () => {
       await reader?.dispose();

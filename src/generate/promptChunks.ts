@@ -49,13 +49,16 @@ export async function runInChunks(
       const count = Math.min(chunk, positions - at);
       const part = await device.zeros('f32', [1, count, width]);
       held.push(part);
-      await device.copy(states, { to: part, blocks: [{ from: [0, at], size: [1, count], at: [] }] });
+      const blocks = [{ from: [0, at], size: [1, count], at: [] }];
+      await device.copy([{ from: states, target: { to: part, blocks } }]);
       await runChunk(group, { at, count, part, caches, result });
       await device.free(held.splice(held.indexOf(part), 1));
     }
-    for (const [name, target] of Object.entries(group.write)) {
-      await device.copy(caches.get(name) as ResidentTensor, target);
-    }
+    const copies = Object.entries(group.write).map(([name, target]) => ({
+      from: caches.get(name) as ResidentTensor,
+      target,
+    }));
+    await device.copy(copies);
     return result;
   } catch (error) {
     await device.free([result]);

@@ -31,7 +31,10 @@ export async function openSeparateReader(
 ): Promise<SeparateReader> {
   const device = await openDevice('cpu', { threads: 1 });
   const programs = new CompiledPrograms(device, config, {}, constants);
-  const images = new ImageFeatures(device, config, programs, featureBytes);
+  const images = new ImageFeatures(device, config, programs, {
+    limit: featureBytes,
+    tilesAtOnce: 4,
+  });
   return {
     read: async (plan, picture, options, clock) => {
       const { prompt, queryLength } = plan;

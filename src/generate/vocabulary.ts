@@ -38,11 +38,11 @@ export async function growVocabulary(
     const mean = meanRow(await checkpoint.readF32(name), width);
     const added = new Float32Array((rows - known) * width);
     for (let at = 0; at < added.length; at += width) added.set(mean, at);
-    const tail = await device.upload(f32(added, [rows - known, width]));
+    const tail = f32(added, [rows - known, width]);
     const whole = await device.zeros('f32', [rows, width]);
-    await device.copy(old, { to: whole });
-    await device.copy(tail, { to: whole, blocks: [{ at: [known] }] });
-    await device.free([old, tail]);
+    await device.copy([{ from: old, target: { to: whole } }]);
+    await device.copy([{ from: tail, target: { to: whole, blocks: [{ at: [known] }] }, transfer: true }]);
+    await device.free([old]);
     grown[name] = whole;
   }
   return grown;

@@ -36,9 +36,17 @@ export class DeviceTensors {
     return { resident: this.#next, dtype: tensor.dtype, shape: tensor.shape };
   }
 
-  /** Takes a tensor over, to where tensors of its kind are held. */
+  /** A tensor where tensors of its kind are held. */
+  async placed(tensor: HostTensor): Promise<HeldTensor> {
+    if (this.#gpu === undefined || tensor.dtype !== 'f32' || tensor.data.length === 0) return tensor;
+    const placed = await this.#gpu.upload(tensor);
+    this.#freed.add(tensor.data.byteLength);
+    return placed;
+  }
+
+  /** Takes a tensor over, and places it. */
   async place(tensor: HostTensor): Promise<ResidentTensor> {
-    return this.keep(await this.#placed(tensor));
+    return this.keep(await this.placed(tensor));
   }
 
   get({ resident }: ResidentTensor): HeldTensor {
@@ -61,7 +69,7 @@ export class DeviceTensors {
 
   /** Gives a tensor other values. */
   async replace({ resident, dtype, shape }: ResidentTensor, data: Float32Array): Promise<void> {
-    const placed = await this.#placed({ dtype, shape, data });
+    const placed = await this.placed({ dtype, shape, data });
     const held = this.#tensors.get(resident);
     if (held !== undefined && isOnGpu(held)) this.release(held);
     this.#tensors.set(resident, placed);
@@ -118,13 +126,6 @@ export class DeviceTensors {
     const held = this.#tensors.get(resident);
     this.#tensors.delete(resident);
     if (held !== undefined) this.release(held);
-  }
-
-  async #placed(tensor: HostTensor): Promise<HeldTensor> {
-    if (this.#gpu === undefined || tensor.dtype !== 'f32' || tensor.data.length === 0) return tensor;
-    const placed = await this.#gpu.upload(tensor);
-    this.#freed.add(tensor.data.byteLength);
-    return placed;
   }
 
   #onGpu(): GpuTensors {

@@ -115,10 +115,10 @@ describe('resident tensors', () => {
 
   it('are copied into each other where the dtype agrees', async () => {
     const [to, from] = [await device.zeros('f32', [2, 3]), await device.upload(f32([2, 1], 1, 2))];
-    await device.copy(from, { to, blocks: [{ at: [0, 2] }] });
+    await device.copy([{ from, target: { to, blocks: [{ at: [0, 2] }] } }]);
     expect((await device.download(to)).data).toEqual(Float32Array.of(0, 0, 1, 0, 0, 2));
     const integers = await device.zeros('i32', [2, 1]);
-    await expect(device.copy(integers, { to })).rejects.toThrow('i32 written into f32');
+    await expect(device.copy([{ from: integers, target: { to } }])).rejects.toThrow('i32 written into f32');
   });
 
   it('are gone after close', async () => {

@@ -29,7 +29,7 @@ import {
   type ResidentTensor,
   type RunOptions,
   type RunResult,
-  type WriteTarget,
+  type TensorCopy,
 } from './types.ts';
 
 /** Names of element types in onnxruntime's JavaScript API. */
@@ -183,8 +183,21 @@ export class LocalDevice implements Device {
     return isOnGpu(held) ? this.#tensors.host(held) : { ...held, data: held.data.slice() };
   }
 
-  async copy(from: ResidentTensor, target: WriteTarget): Promise<void> {
-    await this.#tensors.write([{ from: this.#tensors.get(from), target }]);
+  async copy(copies: readonly TensorCopy[]): Promise<void> {
+    const placed: HeldTensor[] = [];
+    const held = async (from: Feed) => {
+      if (isResident(from)) return this.#tensors.get(from);
+      const tensor = await this.#tensors.placed(from);
+      placed.push(tensor);
+      return tensor;
+    };
+    try {
+      const writes: HeldWrite[] = [];
+      for (const { from, target } of copies) writes.push({ from: await held(from), target });
+      await this.#tensors.write(writes);
+    } finally {
+      for (const tensor of placed) this.#tensors.release(tensor);
+    }
   }
 
   async free(tensors: readonly ResidentTensor[]): Promise<void> {

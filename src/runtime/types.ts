@@ -53,6 +53,14 @@ export interface WriteTarget {
   readonly blocks?: readonly Block[];
 }
 
+/** A tensor, or blocks of it, and where they go. */
+export interface TensorCopy {
+  readonly from: Feed;
+  readonly target: WriteTarget;
+  /** The memory of a host tensor may move to the device instead of being copied: its array is empty afterwards. */
+  readonly transfer?: boolean;
+}
+
 export interface RunOptions {
   /** Outputs to be copied into resident tensors instead of being returned. */
   readonly write?: Readonly<Record<string, WriteTarget>>;
@@ -93,11 +101,6 @@ export interface AdamWOptions {
   readonly gradientScale: number;
 }
 
-export interface MemoryUse {
-  /** Resident set of the process, in bytes, at its highest. */
-  readonly peakResidentSet: number;
-}
-
 export interface Device {
   readonly name: DeviceName;
   readonly threads: number;
@@ -113,8 +116,8 @@ export interface Device {
   /** A resident tensor of zeros. */
   zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor>;
   download(tensor: ResidentTensor): Promise<HostTensor>;
-  /** Copies `from`, or blocks of it, into `target.to`. */
-  copy(from: ResidentTensor, target: WriteTarget): Promise<void>;
+  /** Makes all copies at once; each target is written by one of them. */
+  copy(copies: readonly TensorCopy[]): Promise<void>;
   free(tensors: readonly ResidentTensor[]): Promise<void>;
   /** Euclidean norm of each tensor. */
   norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]>;

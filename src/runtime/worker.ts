@@ -15,7 +15,7 @@ import type {
   ResidentTensor,
   RunOptions,
   RunResult,
-  WriteTarget,
+  TensorCopy,
 } from './types.ts';
 
 /** The inputs of a compiled program, which a run's feeds are checked against. */
@@ -46,7 +46,7 @@ export interface Calls {
   readonly readFile: [FileRange, ResidentTensor];
   readonly zeros: [Zeros, ResidentTensor];
   readonly download: [ResidentTensor, HostTensor];
-  readonly copy: [argument: { readonly from: ResidentTensor; readonly target: WriteTarget }, undefined];
+  readonly copy: [readonly TensorCopy[], undefined];
   readonly free: [readonly ResidentTensor[], undefined];
   readonly norms: [readonly ResidentTensor[], readonly number[]];
   readonly accumulate: [
@@ -105,7 +105,7 @@ function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Ha
     readFile: (range) => device.readFile(range),
     zeros: ({ dtype, shape }) => device.zeros(dtype, shape),
     download: (tensor) => device.download(tensor),
-    copy: async ({ from, target }) => void (await device.copy(from, target)),
+    copy: async (copies) => void (await device.copy(copies)),
     free: async (tensors) => void (await device.free(tensors)),
     norms: (tensors) => device.norms(tensors),
     accumulate: async ({ into, from }) => void (await device.accumulate(into, from)),

@@ -96,10 +96,23 @@ describe('WorkerDevice runs', () => {
     const tensors = { weight, gradient, firstMoment, secondMoment, learningRate: 0.5, weightDecay: 0 };
     const options = { step: 1, beta1: 0.9, beta2: 0.999, epsilon: 0, gradientScale: 1 };
     await device.adamW([tensors], options);
-    await device.copy(weight, { to: gradient });
+    const target = { to: gradient };
+    await device.copy([{ from: weight, target }]);
     const { data } = await device.download(gradient);
     expect(data[0]).toBeCloseTo(2.5, 5);
     expect(data[1]).toBeCloseTo(4.5, 5);
+  });
+
+  it('copies several tensors at once, and takes the memory of those it may', async () => {
+    const [to, other] = [await device.zeros('f32', [2, 2]), await device.zeros('f32', [2])];
+    const [kept, given] = [f32([1, 2], 1, 2), f32([2], 3, 4)];
+    await device.copy([
+      { from: kept, target: { to, blocks: [{ at: [0] }, { at: [1] }] } },
+      { from: given, target: { to: other }, transfer: true },
+    ]);
+    expect((await device.download(to)).data).toEqual(Float32Array.of(1, 2, 1, 2));
+    expect((await device.download(other)).data).toEqual(Float32Array.of(3, 4));
+    expect([kept.data.length, given.data.length]).toEqual([2, 0]);
   });
 
   it('answers calls in the order they were made', async () => {

@@ -24,7 +24,7 @@ import {
   type ResidentTensor,
   type RunOptions,
   type RunResult,
-  type WriteTarget,
+  type TensorCopy,
 } from './types.ts';
 import type { CallName, Calls, RemoteError, Reply, Request } from './worker.ts';
 
@@ -106,15 +106,12 @@ export class WorkerDevice implements Device {
     { signal, transfer = [], ...options }: WorkerRunOptions,
   ): Promise<RunResult> {
     signal?.throwIfAborted();
-    const moved: Transferable[] = [];
-    const entries = Object.entries(feeds).map(([name, feed]): readonly [string, Feed] => {
-      if (isResident(feed)) return [name, feed];
-      const own = transfer.includes(name) && feed.data.buffer instanceof ArrayBuffer ? feed : copyOf(feed);
-      moved.push(own.data.buffer as ArrayBuffer);
-      return [name, own];
-    });
+    const moved = new MovedTensors();
+    const entries = Object.entries(feeds).map(
+      ([name, feed]) => [name, moved.add(feed, transfer.includes(name))] as const,
+    );
     const argument = { session, feeds: Object.fromEntries(entries), options };
-    return this.#call('run', argument, [...new Set(moved)], signal);
+    return this.#call('run', argument, moved.memory, signal);
   }
 
   async upload(tensor: HostTensor): Promise<ResidentTensor> {
@@ -134,8 +131,13 @@ export class WorkerDevice implements Device {
     return this.#call('download', tensor);
   }
 
-  async copy(from: ResidentTensor, target: WriteTarget): Promise<void> {
-    await this.#call('copy', { from, target });
+  async copy(copies: readonly TensorCopy[]): Promise<void> {
+    const moved = new MovedTensors();
+    const argument = copies.map(({ from, target, transfer = false }) => ({
+      from: moved.add(from, transfer),
+      target,
+    }));
+    await this.#call('copy', argument, moved.memory);
   }
 
   async free(tensors: readonly ResidentTensor[]): Promise<void> {
@@ -253,6 +255,23 @@ function pick(
     return feed === undefined ? [] : [[name, feed] as const];
   });
   return Object.fromEntries(given);
+}
+
+/** Tensors on their way to the worker. */
+class MovedTensors {
+  readonly #memory = new Set<ArrayBuffer>();
+
+  /** What crosses: a host tensor itself where its memory may move, else a copy. */
+  add(feed: Feed, own: boolean): Feed {
+    if (isResident(feed)) return feed;
+    const moved = own && feed.data.buffer instanceof ArrayBuffer ? feed : copyOf(feed);
+    this.#memory.add(moved.data.buffer as ArrayBuffer);
+    return moved;
+  }
+
+  get memory(): readonly Transferable[] {
+    return [...this.#memory];
+  }
 }
 
 /** A copy of exactly the tensor's elements: a view would take the whole of its buffer along. */

@@ -26,6 +26,23 @@ test('pictures are what they are in this thread, and errors as well', async () =
   await expect(pictures.open(bytes, 16, 10)).rejects.toThrow(/at most 10 pixels/);
 });
 
+test('the picture of a later turn is at hand; the one not seen for longest goes', async () => {
+  const size = 4 * 5 * 3 * 16 * 16;
+  const own = new Pictures(2 * size);
+  const open = (file: Uint8Array) => own.open(file, 16, 1e6);
+  const other = readFileSync(join(GOLDEN, 'images/progressive.jpg'));
+  const [first, second] = [await open(bytes), await open(other)];
+  expect(await open(bytes)).toBe(first);
+  expect(await own.open(bytes, 8, 1e6)).not.toEqual(first);
+  expect(await open(bytes)).toBe(first);
+  const third = readFileSync(join(GOLDEN, 'images/gray.png'));
+  await open(third);
+  const again = await open(other);
+  expect(again).not.toBe(second);
+  expect(again).toEqual(second);
+  await own.close();
+});
+
 test('closing waits for what is under way; what comes later starts anew', async () => {
   const under = pictures.open(bytes, 16, 1e6);
   await pictures.close();

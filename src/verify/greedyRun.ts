@@ -27,7 +27,7 @@ export async function runGreedy(
   expected: ExpectedGreedy,
 ): Promise<GreedyResults> {
   const programs = new CompiledPrograms(device, config, weights);
-  const images = new ImageFeatures(device, config, programs, 0);
+  const images = new ImageFeatures(device, config, programs, { limit: 0 });
   try {
     const features = await encode(images, config, expected);
     const context = { device, config, programs };

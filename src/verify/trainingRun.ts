@@ -65,7 +65,7 @@ async function copyWeight(
     return tensor;
   };
   const [weight, firstMoment, secondMoment] = [await fresh(), await fresh(), await fresh()];
-  await device.copy(source, { to: weight });
+  await device.copy([{ from: source, target: { to: weight } }]);
   const learningRate = name.includes('vision_tower') ? recipe.visionLearningRate : recipe.learningRate;
   return { name, weight, firstMoment, secondMoment, learningRate, weightDecay: 0 };
 }

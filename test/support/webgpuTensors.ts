@@ -7,7 +7,7 @@ import { program } from '../../src/graph/program.ts';
 import { input } from '../../src/graph/tensor.ts';
 import { describeDevices } from '../../src/runtime/device.ts';
 import { LocalDevice } from '../../src/runtime/localDevice.ts';
-import type { DeviceName, HostTensor, ResidentTensor } from '../../src/runtime/types.ts';
+import type { Block, DeviceName, Feed, HostTensor, ResidentTensor } from '../../src/runtime/types.ts';
 
 const f32 = (shape: readonly number[], first = 0): HostTensor => {
   const size = shape.reduce((a, b) => a * b, 1);
@@ -35,10 +35,13 @@ async function scenario(name: DeviceName): Promise<Record<string, unknown>> {
   );
   await wide.run({ x: f32([1, 2, 2, 2], 1) }, { write });
   await note('written', cache);
-  await device.copy(cache, { to: cache, blocks: [{ from: [1, 0, 1], size: [1, 1, 1], at: [0, 1, 2] }] });
+  const copy = (from: Feed, ...blocks: Block[]) => device.copy([{ from, target: { to: cache, blocks } }]);
+  await copy(cache, { from: [1, 0, 1], size: [1, 1, 1], at: [0, 1, 2] });
   await note('copied within', cache);
-  await device.copy(cache, { to: cache, blocks: [{ from: [1], size: [0], at: [0] }] });
+  await copy(cache, { from: [1], size: [0], at: [0] });
   await note('copied nothing', cache);
+  await copy(f32([1, 2, 1, 2], 7), { at: [1, 0, 0] }, { at: [1, 0, 2] });
+  await note('copied from the host', cache);
 
   const { outputs, kept } = await loaded.run({ a: f32([2, 2]), b: resident }, { keep: ['sum'] });
   seen.returned = Array.from(outputs.product?.data ?? [], Number);

@@ -2,7 +2,7 @@
  * A copy of blocks as a list of rows: which row of one tensor goes to which of another, both seen as matrices
  * [rows, width]. So a program can copy, which takes indices and no boxes. Knows nothing of devices.
  */
-import { type Axis, blockAxes } from './kernels.ts';
+import { type Axis, blockAxes } from './blockRuns.ts';
 import type { Block } from './types.ts';
 
 export interface BlockRows {

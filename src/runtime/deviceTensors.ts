@@ -2,9 +2,9 @@
  * The resident tensors of a device, by number: in this thread's memory, or, where the device is a GPU, f32 in its
  * memory. Other dtypes and tensors without elements are always in this thread's. Knows nothing of programs.
  */
+import { type BlockRuns, blockRuns, copyRuns } from './blockRuns.ts';
 import { FreedBytes } from './garbage.ts';
 import type { GpuTensor, GpuTensors, GpuWrite } from './gpuTensors.ts';
-import { copyBlock } from './kernels.ts';
 import type { Block, HostTensor, ResidentTensor, WriteTarget } from './types.ts';
 
 export type HeldTensor = HostTensor | GpuTensor;
@@ -78,21 +78,22 @@ export class DeviceTensors {
   /** Copies blocks of tensors into resident ones, each of which is written once; those of one kind together. */
   async write(writes: readonly HeldWrite[]): Promise<void> {
     const together = new Map<string, (GpuWrite & { readonly target: WriteTarget })[]>();
+    const runs = new KnownRuns();
     for (const { from, target } of writes) {
       const to = this.get(target.to);
       if (from.dtype !== to.dtype) throw new Error(`internal: ${from.dtype} written into ${to.dtype}`);
       if (isOnGpu(to) && isOnGpu(from)) {
         const kind = JSON.stringify([to.shape, from.shape, target.blocks]);
         together.set(kind, [...(together.get(kind) ?? []), { to, from, target }]);
-      } else await this.#writeOnHost(to, { from, target });
+      } else await this.#writeOnHost(to, { from, target }, runs);
     }
     for (const alike of together.values()) await this.#writeTogether(alike);
   }
 
   /** A tensor without elements is here though its target may be on the GPU, which then stays as it is. */
-  async #writeOnHost(to: HeldTensor, { from, target }: HeldWrite): Promise<void> {
+  async #writeOnHost(to: HeldTensor, { from, target }: HeldWrite, runs: KnownRuns): Promise<void> {
     const [source, result] = [await this.host(from), await this.host(to)];
-    for (const block of target.blocks ?? WHOLE) copyBlock(result, source, block);
+    copyRuns(result.data, source.data, runs.of(result.shape, source.shape, target.blocks ?? WHOLE));
   }
 
   async #writeTogether(writes: readonly (GpuWrite & { readonly target: WriteTarget })[]): Promise<void> {
@@ -133,6 +134,25 @@ export class DeviceTensors {
     return this.#gpu;
   }
 }
+
+/** The runs of the write before: a cache is written tensor after tensor, each with the same list of blocks. */
+class KnownRuns {
+  #last: Readonly<Record<'to' | 'from', readonly number[]>> & {
+    readonly blocks: readonly Block[];
+    readonly runs: BlockRuns;
+  } = { to: [], from: [], blocks: [], runs: { to: [], from: [], lengths: [] } };
+
+  of(to: readonly number[], from: readonly number[], blocks: readonly Block[]): BlockRuns {
+    const { to: lastTo, from: lastFrom, blocks: lastBlocks } = this.#last;
+    if (blocks !== lastBlocks || !isSame(to, lastTo) || !isSame(from, lastFrom)) {
+      this.#last = { to, from, blocks, runs: blockRuns(to, from, blocks) };
+    }
+    return this.#last.runs;
+  }
+}
+
+const isSame = (a: readonly number[], b: readonly number[]) =>
+  a.length === b.length && a.every((value, i) => value === b[i]);
 
 export function isOnGpu(tensor: HeldTensor): tensor is GpuTensor {
   return 'buffer' in tensor;

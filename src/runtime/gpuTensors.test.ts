@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { runOnWebgpu } from '../../test/support/webgpuProcess.ts';
 import { blockRows } from './blockRows.ts';
-import { copyBlock } from './kernels.ts';
+import { blockRuns, copyRuns } from './blockRuns.ts';
 import type { Block } from './types.ts';
 
 it('does every call on WebGPU as on the CPU', async (context) => {
@@ -29,7 +29,7 @@ it.each<readonly [readonly number[], readonly number[], readonly Block[], width:
     return { shape, data: Float32Array.from({ length: size }, (_, i) => first + i) };
   };
   const [expected, got, from] = [counted(toShape, 100), counted(toShape, 100), counted(fromShape, 0)];
-  for (const block of blocks) copyBlock(expected, from, block);
+  copyRuns(expected.data, from.data, blockRuns(toShape, fromShape, blocks));
   const rows = blockRows(toShape, fromShape, blocks);
   expect(rows.width).toBe(width);
   for (const [i, to] of rows.to.entries()) {

@@ -1,66 +1,9 @@
 /**
- * The few in-place updates that a graph cannot do, because ONNX Runtime never writes its inputs: appending to
- * a cache, norms of gradients, AdamW. Plain loops over typed arrays.
+ * The few in-place updates of weights that a graph cannot do, because ONNX Runtime never writes its inputs: norms of
+ * gradients, AdamW. Plain loops over typed arrays.
  */
-import type { TypedArray } from '../graph/dtype.ts';
 import type { AdamWArrays } from './adamWThread.ts';
-import type { AdamWOptions, Block } from './types.ts';
-
-/** A tensor's elements with their shape, row-major. */
-export interface Elements {
-  readonly shape: readonly number[];
-  readonly data: TypedArray;
-}
-
-/** Copies a block of `from` into `to`; both have one rank and one dtype. Throws where the block leaves either. */
-export function copyBlock(to: Elements, from: Elements, block: Block): void {
-  copyAxes(to.data, from.data, blockAxes(to.shape, from.shape, block), 0, 0);
-}
-
-/** A block axis by axis. Throws where it leaves either shape. */
-export function blockAxes(to: readonly number[], from: readonly number[], block: Block): readonly Axis[] {
-  const axes = from.map((fromDim, axis): Axis => {
-    const [target = 0, source = 0, toDim = 0] = [block.at[axis], block.from?.[axis], to[axis]];
-    return { target, source, size: block.size?.[axis] ?? fromDim - source, toDim, fromDim };
-  });
-  const fits = ({ target, source, size, toDim, fromDim }: Axis) =>
-    Math.min(size, target, source) >= 0 && target + size <= toDim && source + size <= fromDim;
-  if (to.length === from.length && axes.every(fits)) return axes;
-  const [size, source, target] = (['size', 'source', 'target'] as const).map((k) => axes.map((x) => x[k]));
-  throw new Error(`copy of [${size}] at [${source}] of [${from}] to [${target}] of [${to}] does not fit`);
-}
-
-/** What of an axis is copied, from index `source` to index `target`, and how long the axis is on either side. */
-export interface Axis {
-  readonly source: number;
-  readonly target: number;
-  readonly size: number;
-  readonly toDim: number;
-  readonly fromDim: number;
-}
-
-/** Goes down the axes to the one from which both sides lie in one run of memory. */
-function copyAxes(
-  to: TypedArray,
-  from: TypedArray,
-  [axis, ...inner]: readonly Axis[],
-  toIndex: number,
-  fromIndex: number,
-): void {
-  const { target, source, size, toDim, fromDim } = axis ?? SINGLE;
-  const [toStart, fromStart] = [toIndex * toDim + target, fromIndex * fromDim + source];
-  if (inner.every(({ size: n, toDim: a, fromDim: b }) => n === a && n === b)) {
-    const run = inner.reduce((product, { size: n }) => product * n, 1);
-    const piece = from.subarray(fromStart * run, (fromStart + size) * run);
-    // Both sides have one dtype, which the caller checked.
-    (to as Float32Array).set(piece as Float32Array, toStart * run);
-    return;
-  }
-  for (let i = 0; i < size; i++) copyAxes(to, from, inner, toStart + i, fromStart + i);
-}
-
-/** A tensor without axes has one element. */
-const SINGLE: Axis = { source: 0, target: 0, size: 1, toDim: 1, fromDim: 1 };
+import type { AdamWOptions } from './types.ts';
 
 /** `√Σx²`, summed in f64. */
 export function norm(x: Float32Array): number {

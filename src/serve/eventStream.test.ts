@@ -13,6 +13,33 @@ test('events are JSON or the text itself, each in a line of its own', async () =
   expect(await response.text()).toBe('data: {"text":"a\\nb"}\n\ndata: [DONE]\n\n');
 });
 
+test('the first event goes at once, those shortly after it together', async () => {
+  vi.useFakeTimers();
+  try {
+    const response = eventStream(async ({ send }) => {
+      for (const pause of [0, 3, 3, 30, 3]) {
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        await send(pause);
+      }
+    }, quiet);
+    const packets: string[] = [];
+    const times: number[] = [];
+    const start = Date.now();
+    const reading = (async () => {
+      for await (const packet of response.body!) {
+        packets.push(new TextDecoder().decode(packet as Uint8Array));
+        times.push(Date.now() - start);
+      }
+    })();
+    await vi.advanceTimersByTimeAsync(100);
+    await reading;
+    expect(packets).toEqual(['data: 0\n\n', 'data: 3\n\ndata: 3\n\n', 'data: 30\n\n', 'data: 3\n\n']);
+    expect(times.map((time) => 10 * Math.round(time / 10))).toEqual([0, 10, 40, 40]);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
 test('silence is filled with comments, and only silence', async () => {
   vi.useFakeTimers();
   try {

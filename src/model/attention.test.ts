@@ -217,7 +217,7 @@ it('the decoder shows rows that sum to one and see nothing that comes later', as
     seen = weights;
   });
   const kv = { keys: splitHeads(keys, kvHeads), values: splitHeads(keys, kvHeads) };
-  attend(splitHeads(q, heads), kv, 0.7);
+  attend(splitHeads(q, heads), kv);
   const feeds = { q: normal([1, sequence, heads * size]), k: normal([1, sequence, kvHeads * size]) };
   const { outputs } = await (await device.load(program('see', { seen: seen! }))).run(feeds);
   expect(outputs.seen?.shape).toEqual([1, heads, sequence, sequence]);
@@ -230,7 +230,7 @@ it('the decoder shows rows that sum to one and see nothing that comes later', as
         for (let e = 0; e < size; e++) {
           dot += qs[(i * heads + h) * size + e]! * ks[(j * kvHeads + shared) * size + e]!;
         }
-        return j > i ? 0 : Math.exp(0.7 * dot);
+        return j > i ? 0 : Math.exp(dot);
       });
       const total = scores.reduce((a, b) => a + b, 0);
       const row = weights.slice((h * sequence + i) * sequence, (h * sequence + i + 1) * sequence);

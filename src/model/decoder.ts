@@ -36,13 +36,13 @@ export interface KeysValues {
   readonly values: Tensor;
 }
 
-/** How the new rows of a layer attend: given q [B, H, S, E] and this step's keys and values. */
-export type Attend = (q: Tensor, kv: KeysValues, scale: number) => Tensor;
+/** How the new rows of a layer attend: given scaled queries [B, H, S, E] and this step's keys and values. */
+export type Attend = (q: Tensor, kv: KeysValues) => Tensor;
 
 /** Every row attends to itself and those before it. observe: sees how, [B, H, S, S]. */
 export function causal(sequence: Tensor['shape'][number], observe?: ObserveAttention): Attend {
   const bias = causalBias(sequence);
-  return (q, { keys, values }, scale) => attention(q, keys, values, scale, bias, observe);
+  return (q, { keys, values }) => attention(q, keys, values, 1, bias, observe);
 }
 
 /**
@@ -60,7 +60,7 @@ export function decoderLayer(
 ): { readonly hiddenStates: Tensor; readonly kv: KeysValues } {
   const normed = rmsNorm(x, p.get('input_layernorm.weight'), c.rmsNormEps);
   const { q, kv } = queryKeysValues(p.in('self_attn'), normed, tables, c);
-  const attended = mergeHeads(attend(q, kv, c.headSize ** -0.5));
+  const attended = mergeHeads(attend(q, kv));
   const wanted = (y: Tensor) => (rows === undefined ? y : atPositions(y, rows));
   const h = add(wanted(x), p.linear('self_attn.o_proj', wanted(attended)));
   const inner = rmsNorm(h, p.get('post_attention_layernorm.weight'), c.rmsNormEps);
@@ -72,6 +72,10 @@ export function atPositions(x: Tensor, positions: Tensor): Tensor {
   return gather(reshape(x, [-1, dimOf(x, -1)]), positions);
 }
 
+/**
+ * Queries are scaled by the tables that turn them: it costs nothing, and ONNX Runtime multiplies one row with the keys
+ * of a cache in place only where the product has no factor.
+ */
 function queryKeysValues(
   p: Parameters,
   x: Tensor,
@@ -83,10 +87,13 @@ function queryKeysValues(
     c.kind === 'phi3'
       ? split(p.linear('qkv_proj', x), -1, [own, shared, shared])
       : ['q_proj', 'k_proj', 'v_proj'].map((name) => p.linear(name, x));
-  const turned = (y: Tensor, heads: number) => rotary(splitHeads(y, heads), cos, sin);
+  const scale = c.headSize ** -0.5;
   return {
-    q: turned(q as Tensor, c.heads),
-    kv: { keys: turned(k as Tensor, c.kvHeads), values: splitHeads(v as Tensor, c.kvHeads) },
+    q: rotary(splitHeads(q as Tensor, c.heads), multiply(cos, scale), multiply(sin, scale)),
+    kv: {
+      keys: rotary(splitHeads(k as Tensor, c.kvHeads), cos, sin),
+      values: splitHeads(v as Tensor, c.kvHeads),
+    },
   };
 }
 
@@ -112,16 +119,16 @@ export function continued(past: KeysValues, hidden: Tensor, later: Tensor): Atte
     const rows = reshape(transpose(x, [0, 2, 1, 3]), [sequences, positions, dimOf(x, 1), size]);
     return transpose(rows, [0, 2, 1, 3]);
   };
-  return (q, now, scale) => {
+  return (q, now) => {
     const heads = dimOf(q, 1) as number;
     const grouped = multiplyDims(heads / kvHeads, positions);
     const rows = reshape(apart(q), [sequences, kvHeads, grouped, size]);
     const [keys, values] = [apart(now.keys), apart(now.values)];
     const before = add(
-      matMul(rows, past.keys, { transposeB: true, scale }),
+      matMul(rows, past.keys, { transposeB: true }),
       reshape(hidden, [sequences, 1, 1, slots]),
     );
-    const own = matMul(rows, keys, { transposeB: true, scale });
+    const own = matMul(rows, keys, { transposeB: true });
     const byPosition = reshape(own, [sequences, kvHeads, heads / kvHeads, positions, positions]);
     const seen = reshape(add(byPosition, later), own.shape);
     const weights = softmax(concat([before, seen], -1));
@@ -140,12 +147,11 @@ export function continued(past: KeysValues, hidden: Tensor, later: Tensor): Atte
  * new position are computed apart and joined before the softmax.
  */
 export function cached(past: KeysValues, bias: Tensor): Attend {
-  return (q, now, scale) => {
+  return (q, now) => {
     const [heads, sequences, size] = [dimOf(q, 1) as number, dimOf(q, 2), dimOf(q, 3)];
     const [kvHeads, slots] = [dimOf(now.keys, 1) as number, dimOf(past.keys, 2)];
     const bySequence = (x: Tensor) => transpose(x, [2, 1, 0, 3]);
-    // Scaled here, since ONNX Runtime copies the keys for a product of one row with a factor.
-    const rows = reshape(bySequence(multiply(q, scale)), [sequences, kvHeads, heads / kvHeads, size]);
+    const rows = reshape(bySequence(q), [sequences, kvHeads, heads / kvHeads, size]);
     const hidden = reshape(bias, [sequences, 1, 1, slots]);
     const before = add(matMul(rows, past.keys, { transposeB: true }), hidden);
     const own = matMul(rows, bySequence(now.keys), { transposeB: true });

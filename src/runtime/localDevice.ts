@@ -100,7 +100,11 @@ export class LocalDevice implements Device {
     { folder, keepsArena = true, resident = [] }: SessionOptions = {},
   ): Promise<ort.InferenceSession> {
     const onGpu = Object.fromEntries(resident.map((name) => [name, 'gpu-buffer' as const]));
-    const outside = { model_external_initializers_file_folder_path: folder };
+    const session = {
+      // Else the threads of a stage go on spinning for a while after its run, on the cores that the next stage wants.
+      force_spinning_stop: '1',
+      ...(folder === undefined ? {} : { model_external_initializers_file_folder_path: folder }),
+    };
     return ort.InferenceSession.create(model, {
       executionProviders: [this.name],
       intraOpNumThreads: this.threads,
@@ -111,7 +115,7 @@ export class LocalDevice implements Device {
       enableCpuMemArena: keepsArena,
       logSeverityLevel: 3,
       ...(this.name === 'webgpu' ? { preferredOutputLocation: onGpu } : {}),
-      ...(folder === undefined ? {} : { extra: { session: outside } }),
+      extra: { session },
       ...(this.#profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: this.#profile }),
     });
   }

@@ -54,7 +54,7 @@ export async function benchServe(args: readonly string[]): Promise<void> {
   }
 }
 
-/** Each question shows another scene, and asks for all that is in it: a long answer. */
+/** Asks for all that is in a scene, a long answer. Scenes take turns and come again, as pictures of conversations do. */
 async function describePictures(seed: number, tokens: number): Promise<(number: number) => Asked> {
   const contents: unknown[] = [];
   for (let i = 0; i < PICTURES; i++) {

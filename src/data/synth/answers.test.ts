@@ -16,7 +16,7 @@ import {
   TEXTURES,
 } from './scene.ts';
 
-const PLACE_NAMES = 'top left,top,top right,left,centre,right,bottom left,bottom,bottom right'.split(',');
+const PLACE_NAMES = 'top left,top right,bottom left,bottom right'.split(',');
 const FAR = 150;
 
 /** The objects that a phrase such as "large red circles" or "an object" fits. */
@@ -190,8 +190,8 @@ const ONE: readonly Rule[] = [
   ),
   rule('(?:Where is|In which part of the picture is|Name the place of) the (.+)[?.]', (p, a) => {
     const { x, y } = the(p, a);
-    const [column, row] = [Math.floor((3 * x) / 1000), Math.floor((3 * y) / 1000)];
-    return PLACE_NAMES[3 * row + column]!;
+    const [column, row] = [Math.floor((2 * x) / 1000), Math.floor((2 * y) / 1000)];
+    return PLACE_NAMES[2 * row + column]!;
   }),
   rule('How many (.+) (?:are there|do you see)\\?', (p, a) => String(named(p, a).length)),
   rule('Count the (.+)\\.', (p, a) => String(named(p, a).length)),

@@ -9,6 +9,7 @@ import {
   fitting,
   nameOf,
   placeOf,
+  placeOfCell,
   plural,
   pluralOf,
   uniqueIn,
@@ -17,6 +18,7 @@ import {
 import { choose, exactTurn, type Kind, numbers, YES_NO } from './kind.ts';
 import { type PhraseName, phrase } from './phrases.ts';
 import {
+  CELLS,
   type Panel,
   PLACES,
   type SceneObject,
@@ -39,13 +41,13 @@ function attributeKind(
   name: PhraseName,
   read: (object: SceneObject) => string | undefined,
   answers: Kind['answers'],
-  fixed: (answer: string) => Partial<SceneObject>,
+  fixed: (answer: string, random: Random) => Partial<SceneObject>,
   keys: readonly (keyof Descriptor)[] = ['shape'],
 ): Kind {
   return {
     name,
     answers,
-    plan: (random, options, wanted) => single(random, options, fixed(wanted)),
+    plan: (random, options, wanted) => single(random, options, fixed(wanted, random)),
     ask(random, panel, _options, wanted) {
       const candidates = uniqueIn(panel, ...keys).flatMap((object) => {
         const answer = read(object);
@@ -84,7 +86,12 @@ export const place = attributeKind(
   'place',
   placeOf,
   () => PLACES,
-  (answer) => ({ cell: (PLACES as readonly string[]).indexOf(answer) }),
+  (answer, random) => ({
+    cell: pick(
+      random,
+      CELLS.filter((cell) => placeOfCell(cell) === answer),
+    ),
+  }),
 );
 
 /** `What shape is the red object?` */

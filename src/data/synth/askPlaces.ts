@@ -5,12 +5,19 @@ import { between, chance, pick, some } from './choose.ts';
 import { CLEAR, objectsBeside, offset, SIDE_NAMES, SIDES, type Side, uniqueIn } from './facts.ts';
 import { choose, exactTurn, type Kind, numbers, YES_NO } from './kind.ts';
 import { type PhraseName, phrase } from './phrases.ts';
-import { type Panel, type SceneObject, SHAPES, type Shape, type SynthOptions, WHOLE_GRID } from './scene.ts';
+import {
+  CELLS,
+  type Panel,
+  type SceneObject,
+  SHAPES,
+  type Shape,
+  type SynthOptions,
+  WHOLE_GRID,
+} from './scene.ts';
 
 /** Cells of the whole picture on `side` of the row or column of `anchor`. */
 function cellsBeside(side: Side, anchor: number): number[] {
-  const cells = Array.from({ length: WHOLE_GRID.columns * WHOLE_GRID.rows }, (_, cell) => cell);
-  return cells.filter((cell) => offset(side, cellPoint(cell), cellPoint(anchor)) > 0);
+  return CELLS.filter((cell) => offset(side, cellPoint(cell), cellPoint(anchor)) > 0);
 }
 
 function cellPoint(cell: number): { x: number; y: number } {
@@ -27,9 +34,7 @@ const OPPOSITE: Readonly<Record<Side, Side>> = {
 /** Two shapes that occur once each, the first on `side` of the second. */
 function pairPlan(random: Random, options: SynthOptions, side: Side): Plan {
   const [a = 'circle', b = 'square'] = some(random, shapesOf(options), 2);
-  const anchors = Array.from({ length: 9 }, (_, cell) => cell).filter(
-    (cell) => cellsBeside(side, cell).length > 0,
-  );
+  const anchors = CELLS.filter((cell) => cellsBeside(side, cell).length > 0);
   const anchor = pick(random, anchors);
   return {
     objects: [
@@ -104,7 +109,7 @@ function besidePlan(random: Random, options: SynthOptions, wanted: number): Plan
   const others = total - 1 - wanted;
   const room = (cells: readonly number[], needed: number) => cells.length >= needed;
   const choices = SIDES.flatMap((side) =>
-    Array.from({ length: 9 }, (_, anchor) => ({
+    CELLS.map((anchor) => ({
       anchor,
       there: cellsBeside(side, anchor),
       opposite: cellsBeside(OPPOSITE[side], anchor),
@@ -178,6 +183,9 @@ const ENDS: Readonly<Record<Side, string>> = {
   below: 'lowest',
 };
 
+/** Those that touch a side of the picture. */
+const OUTER_CELLS = CELLS.filter((cell) => SIDES.some((side) => cellsBeside(side, cell).length === 0));
+
 /** `What colour is the leftmost object?` and `What shape is the largest object?` */
 export const outermost: Kind = {
   name: 'outermost',
@@ -188,7 +196,7 @@ export const outermost: Kind = {
     if (chance(random, 0.4)) {
       return { objects: [{ ...draft, size: 'large' }], admit: ({ size }) => size !== 'large' };
     }
-    return { objects: [{ ...draft, cell: pick(random, [0, 1, 2, 3, 5, 6, 7, 8]) }] };
+    return { objects: [{ ...draft, cell: pick(random, OUTER_CELLS) }] };
   },
   ask(random, panel, _options, wanted) {
     if (panel.objects.length < 2) return undefined;

@@ -52,7 +52,7 @@ export interface Plan {
 /** The radius of an object, as a share of its cell's shorter side. */
 const RADII = { small: 0.25, medium: 0.335, large: 0.45 } as const;
 /** How far a centre may be from its cell's, in thousandths of the side. */
-const JITTER = 50;
+const JITTER = 40;
 const MARGIN = 8;
 const TRIES = 40;
 
@@ -258,7 +258,7 @@ function chooseWord(random: Random, options: SynthOptions, wanted: string | true
     text,
     colour: pick(random, coloursOf(options)),
     x: SIDE / 2 + between(random, -slack, slack),
-    y: Math.round((row + 0.5) * WHOLE_GRID.cellHeight) + between(random, -40, 40),
+    y: Math.round((row + 0.5) * WHOLE_GRID.cellHeight) + between(random, -25, 25),
     height,
     row,
   };

@@ -11,6 +11,7 @@ import {
   type Shape,
   type Size,
   type Texture,
+  WHOLE_GRID,
 } from './scene.ts';
 
 /** Some attributes; an object fits where it has all of them. */
@@ -123,9 +124,16 @@ export function sideOf(a: Point, b: Point): Side | undefined {
   });
 }
 
-/** The name of an object's cell in a whole picture. */
-export function placeOf(object: SceneObject): string | undefined {
-  return object.cell === undefined ? undefined : PLACES[object.cell];
+/** The name of the quarter of a whole picture in which a cell is. */
+export function placeOfCell(cell: number): string | undefined {
+  const { columns, rows } = WHOLE_GRID;
+  const below = Math.floor(cell / columns) >= rows / 2;
+  return PLACES[(below ? 2 : 0) + (cell % columns >= columns / 2 ? 1 : 0)];
+}
+
+/** The name of the quarter of a whole picture in which an object is; none where it stands between cells. */
+export function placeOf({ cell }: SceneObject): string | undefined {
+  return cell === undefined ? undefined : placeOfCell(cell);
 }
 
 /** Objects row by row, each row from the left; those between cells last. */

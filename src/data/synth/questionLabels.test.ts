@@ -34,8 +34,8 @@ const atCross = (asked: string, question: Question) => answer(scene, asked, ques
 
 describe('questionLabels', () => {
   it('says where an object stands and which patch is its centre, of patches that show one', () => {
-    expect([atStar('', 'column'), atStar('', 'row')]).toEqual(['1', '1']);
-    expect([atCross('', 'column'), atCross('', 'row')]).toEqual(['4', '4']);
+    expect([atStar('', 'column'), atStar('', 'row')]).toEqual(['0', '1']);
+    expect([atCross('', 'column'), atCross('', 'row')]).toEqual(['3', '2']);
     expect(atStar('', 'centre')).toBe('yes');
     expect(answer(scene, '', 'centre', 1, 1)).toBe('no');
     expect(answer(scene, '', 'column', 4, 1)).toBeUndefined();

@@ -20,13 +20,13 @@ import {
 import { COLOURS, type Scene, type SceneObject, SHAPES, SIDE, SIZES, TEXTURES } from './scene.ts';
 
 const NO_YES = ['no', 'yes'] as const;
-const SIXTHS = ['0', '1', '2', '3', '4', '5'] as const;
+const FOURTHS = ['0', '1', '2', '3'] as const;
 
 /** Every such question about a patch that shows an object, with its answers. */
 export const QUESTION_CLASSES = {
-  /** Where the object's centre is, in sixths of the picture's side. */
-  row: SIXTHS,
-  column: SIXTHS,
+  /** Where the object's centre is, in fourths of the picture's side. */
+  row: FOURTHS,
+  column: FOURTHS,
   /** Whether the patch holds the object's centre: one patch of each object does. */
   centre: NO_YES,
   shapeNamed: NO_YES,
@@ -78,7 +78,7 @@ export function questionLabels(
 function placed({ left }: Shown, object: SceneObject, x: number, y: number, step: number) {
   const centreX = object.x + left;
   const holds = Math.abs(centreX - x) <= step / 2 && Math.abs(object.y - y) <= step / 2;
-  return { row: sixth(object.y), column: sixth(centreX), centre: yesNo(holds) };
+  return { row: fourth(object.y), column: fourth(centreX), centre: yesNo(holds) };
 }
 
 function named(scene: Scene, { panel, left }: Shown, object: SceneObject, phrases: readonly Phrases[]) {
@@ -95,7 +95,7 @@ function named(scene: Scene, { panel, left }: Shown, object: SceneObject, phrase
 
 const yesNo = (yes: boolean): (typeof NO_YES)[number] => (yes ? 'yes' : 'no');
 
-const sixth = (at: number): string => String(Math.max(0, Math.min(5, Math.floor((at / SIDE) * 6))));
+const fourth = (at: number): string => String(Math.max(0, Math.min(3, Math.floor((at / SIDE) * 4))));
 
 type Attribute = 'shape' | 'colour' | 'size' | 'texture';
 const VALUES: Readonly<Record<Attribute, readonly string[]>> = {

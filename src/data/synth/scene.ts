@@ -87,25 +87,20 @@ export interface Grid {
 }
 
 /** For one picture. */
-export const WHOLE_GRID: Grid = { columns: 3, rows: 3, cellWidth: SIDE / 3, cellHeight: SIDE / 3 };
+export const WHOLE_GRID: Grid = { columns: 4, rows: 4, cellWidth: SIDE / 4, cellHeight: SIDE / 4 };
+/** The cells of one picture, row by row. */
+export const CELLS: readonly number[] = Array.from(
+  { length: WHOLE_GRID.columns * WHOLE_GRID.rows },
+  (_, cell) => cell,
+);
 /** For each of two pictures side by side. */
 export const HALF_GRID: Grid = { columns: 2, rows: 4, cellWidth: HALF_WIDTH / 2, cellHeight: SIDE / 4 };
 
-/** What the cells of the whole picture are called, row by row. */
-export const PLACES = [
-  'top left',
-  'top',
-  'top right',
-  'left',
-  'centre',
-  'right',
-  'bottom left',
-  'bottom',
-  'bottom right',
-] as const;
+/** What the quarters of the whole picture are called, row by row. */
+export const PLACES = ['top left', 'top right', 'bottom left', 'bottom right'] as const;
 
 /** What the rows of the whole picture are called, where a word stands in one. */
-export const ROWS = ['top', 'centre', 'bottom'] as const;
+export const ROWS = ['top', 'centre', 'centre', 'bottom'] as const;
 
 /** How hard the scenes are and how much is asked about each; what a curriculum turns. */
 export interface SynthOptions {

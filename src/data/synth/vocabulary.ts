@@ -13,7 +13,7 @@ const SLOT_WORDS = [
 ];
 
 /** Texts that stand at the beginning of a sentence and are capitalised there. */
-const OPENERS = ['a', 'an', ...PLACES, ...Object.keys(SIDE_NAMES)];
+const OPENERS = ['a', 'an', ...PLACES, 'above', 'below'];
 
 /**
  * Every word, digit and punctuation mark that `wordsOf` can find in a sample's texts, sorted, without repetition.

@@ -14,6 +14,7 @@ import { note, screenProgress } from './screen.ts';
 type Flags = ModelFlags & {
   readonly count: number;
   readonly seed: number;
+  readonly plain?: boolean;
   readonly blank?: boolean;
   readonly json?: boolean;
   readonly out?: string;
@@ -35,6 +36,7 @@ export function registerEvalSynth(program: Command): void {
   addModelOptions(command)
     .option('--count <n>', 'questions', positive, 1000)
     .option('--seed <n>', 'the same seed asks the same questions', natural, 0)
+    .option('--plain', 'scenes of one to three objects without textures and overlaps: for small comparisons')
     .option('--blank', 'ask once more with grey pictures: what a model that does not look would reach')
     .option('--json', 'print the report as JSON')
     .option('-o, --out <file>', 'write the report with every answer to this file')
@@ -52,17 +54,18 @@ async function run(flags: Flags): Promise<void> {
   const threads = flags.threads ?? availableParallelism();
   const options = { ...loadOptions(flags, onProgress), threads };
   const model = await loadModel(dir, options).finally(() => onProgress.end());
+  const { count, seed, plain } = flags;
   const reports: EvalReport[] = [];
   const start = performance.now();
   try {
     for (const blank of flags.blank ? [false, true] : [false]) {
-      reports.push(await evalSynth(model, { count: flags.count, seed: flags.seed, blank, onProgress }));
+      reports.push(await evalSynth(model, { count, seed, plain, blank, onProgress }));
     }
   } finally {
     onProgress.end();
     await model.dispose();
   }
-  if (!flags.quiet) sayRate((flags.count * reports.length) / ((performance.now() - start) / 60_000));
+  if (!flags.quiet) sayRate((count * reports.length) / ((performance.now() - start) / 60_000));
   const short = reports.map(({ answers: _answers, ...scores }) => scores);
   process.stdout.write(flags.json ? json({ model: dir, reports: short }) : table(reports));
   if (flags.out !== undefined) await writeReport(flags.out, { model: dir, reports });
@@ -71,12 +74,12 @@ async function run(flags: Flags): Promise<void> {
 
 async function writeToCard(
   dir: string,
-  { count, seed }: Flags,
+  { count, seed, plain }: Flags,
   reports: readonly EvalReport[],
 ): Promise<void> {
   const { writeScores } = await import('../train/modelCard.ts');
   const [columns, ...rows] = scoreRows(reports, ['categories']);
-  const note = `Per cent right of ${count} generated questions about pictures never trained on: fusion eval-synth --seed ${seed} --count ${count}.`;
+  const note = `Per cent right of ${count} generated questions about pictures never trained on: fusion eval-synth --seed ${seed} --count ${count}${plain ? ' --plain' : ''}.`;
   await writeScores(dir, { columns: columns ?? [], rows: rows.filter(({ length }) => length > 0), note });
 }
 

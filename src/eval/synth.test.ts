@@ -83,6 +83,16 @@ describe('marking', () => {
     expect(await evalSynth(model, { count: 10, seed: 6 })).not.toEqual(first);
   });
 
+  test('asks about plain scenes where they are wanted', async () => {
+    const kinds = async (plain: boolean) => {
+      const { answers } = await evalSynth(model, { count: 60, seed: 5, plain });
+      return new Set(answers.map(({ kind }) => kind));
+    };
+    const [all, plain] = [await kinds(false), await kinds(true)];
+    expect([...all].filter((kind) => /pattern|front/i.test(kind))).not.toEqual([]);
+    expect([...plain].filter((kind) => /pattern|front/i.test(kind))).toEqual([]);
+  });
+
   test('tells how far it is', async () => {
     const seen: number[] = [];
     await evalSynth(model, { count: 5, seed: 1, batch: 2, onProgress: ({ done }) => seen.push(done) });

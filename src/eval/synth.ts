@@ -15,6 +15,8 @@ export interface EvalSynthOptions {
   /** Questions, evenly over the categories. */
   readonly count: number;
   readonly seed: number;
+  /** Scenes of one to three objects without textures and overlaps, in place of everything there is. */
+  readonly plain?: boolean | undefined;
   /** Grey pixels in place of the pictures. */
   readonly blank?: boolean | undefined;
   /** Questions answered at once; 16 unless given. */
@@ -36,6 +38,7 @@ export interface MarkedAnswer {
 export interface EvalReport {
   readonly count: number;
   readonly seed: number;
+  readonly plain: boolean;
   readonly blank: boolean;
   readonly overall: Score;
   readonly categories: Readonly<Record<string, Score>>;
@@ -46,11 +49,12 @@ export interface EvalReport {
 /** Every right answer is much shorter; what is longer is wrong. */
 const MAX_TOKENS = 8;
 const BATCH = 16;
+const PLAIN = { minObjects: 1, maxObjects: 3, textures: false, overlaps: false } as const;
 
 /** Asks `count` questions of the test split and marks the answers. */
 export async function evalSynth(model: FusionModel, options: EvalSynthOptions): Promise<EvalReport> {
-  const { count, seed, blank = false, batch = BATCH, onProgress } = options;
-  const questions = evalQuestions('test', seed, count);
+  const { count, seed, plain = false, blank = false, batch = BATCH, onProgress } = options;
+  const questions = evalQuestions('test', seed, count, plain ? PLAIN : {});
   const answers: MarkedAnswer[] = [];
   for (let first = 0; first < count; first += batch) {
     onProgress?.({ phase: 'eval', done: first, total: count, unit: 'questions' });
@@ -60,7 +64,7 @@ export async function evalSynth(model: FusionModel, options: EvalSynthOptions): 
     answers.push(...asked.map((question, i) => marked(model, question, tokens[i] ?? [])));
   }
   onProgress?.({ phase: 'eval', done: count, total: count, unit: 'questions' });
-  return { count, seed, blank, ...scores(answers), answers };
+  return { count, seed, plain, blank, ...scores(answers), answers };
 }
 
 /** The question as `ask` would put it, with the scene drawn at the size of the four tiles. */

@@ -22,6 +22,9 @@ import { cacheBlock } from './smallModels.ts';
 /** Milliseconds for which the event loop may be kept from others. */
 const SLICE_MS = 2;
 
+/** Prompts under way on a device of their own: while one's result crosses, the other is read. */
+const READ_AT_ONCE = 2;
+
 export interface EngineOptions {
   /** The most sequences that are decoded together. */
   readonly maxSequences: number;
@@ -49,7 +52,7 @@ export class Engine {
   readonly #maxSequences: number;
   readonly #decoder: BatchDecoder;
   #waiting: AnswerRequest[] = [];
-  #preparing: { readonly request: AnswerRequest; readonly done: Promise<void> } | undefined;
+  readonly #preparing = new Map<AnswerRequest, Promise<void>>();
   /** Encoded; their prompts are read next. */
   readonly #ready: AnswerRequest[] = [];
   readonly #running = new Set<AnswerRequest>();
@@ -70,10 +73,9 @@ export class Engine {
 
   get stats(): EngineStats {
     const open = (requests: Iterable<AnswerRequest>) => [...requests].filter(({ over }) => !over).length;
-    const preparing = this.#preparing === undefined ? [] : [this.#preparing.request];
     return {
       running: open(this.#running),
-      preparing: open([...preparing, ...this.#ready]),
+      preparing: open([...this.#preparing.keys(), ...this.#ready]),
       waiting: open(this.#waiting),
       rows: this.#decoder.rows,
       capacity: this.#decoder.capacity,
@@ -126,7 +128,7 @@ export class Engine {
       const ready = this.#ready.shift();
       if (ready !== undefined) await this.#join(ready);
       if (this.#running.size > 0) await this.#step();
-      else if (this.#preparing !== undefined) await this.#preparing.done;
+      else if (this.#preparing.size > 0) await Promise.race(this.#preparing.values());
       else if (this.#waiting.length + this.#ready.length === 0) break;
     }
     // Only a device that is gone refuses this, and its tensors with it.
@@ -144,16 +146,22 @@ export class Engine {
     }
   }
 
-  /** Begins with the request that came first, if there is room for it. */
+  /**
+   * Begins with the requests that came first, if there is room for them: one at a time where answers are decoded on the
+   * same device, so that these go on. A device of its own always has the next at hand.
+   */
   #prepareNext(): void {
-    if (this.#preparing !== undefined) return;
-    if (this.#running.size + this.#ready.length >= this.#maxSequences) return;
-    const request = this.#waiting.shift();
-    if (request === undefined) return;
-    const done = this.#prepare(request).finally(() => {
-      this.#preparing = undefined;
-    });
-    this.#preparing = { request, done };
+    const most = this.#model.reader === undefined ? 1 : READ_AT_ONCE;
+    while (this.#preparing.size < most) {
+      if (this.#running.size + this.#ready.length + this.#preparing.size >= this.#maxSequences) return;
+      const request = this.#waiting.shift();
+      if (request === undefined) return;
+      const done = this.#prepare(request).finally(() => {
+        this.#preparing.delete(request);
+        if (this.#model.reader !== undefined) this.#prepareNext();
+      });
+      this.#preparing.set(request, done);
+    }
   }
 
   async #prepare(request: AnswerRequest): Promise<void> {

@@ -29,7 +29,7 @@ afterAll(async () => {
 
 describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'})`, () => {
   test('the question finds its object: the answer is right, and the map is strongest there', async () => {
-    const { scene } = sampleAt('ConvShort', 'test', 500, 32, { minObjects: 2, maxObjects: 4, words: false });
+    const { scene } = sampleAt('ConvShort', 'test', 500, 11, { minObjects: 2, maxObjects: 4, words: false });
     const circle = scene.panels[0].objects.find(({ shape }) => shape === 'circle')!;
     const file = join(dir, 'scene.png');
     writeFileSync(file, await renderPng(scene, 384));

@@ -192,8 +192,10 @@ describe('recompute', () => {
       ),
     );
     for (const [i, row] of kept!.rows.entries()) {
-      expect(Math.abs(again!.rows[i]!.loss / row.loss - 1)).toBeLessThan(1e-6);
-      expect(Math.abs(again!.rows[i]!.grad_norm / row.grad_norm - 1)).toBeLessThan(1e-5);
+      // AdamW divides a gradient by its own size, so that from the second step on what was rounding in a small one is not.
+      const [loss, norm] = i === 0 ? [1e-9, 1e-7] : [1e-5, 1e-4];
+      expect(Math.abs(again!.rows[i]!.loss / row.loss - 1)).toBeLessThan(loss);
+      expect(Math.abs(again!.rows[i]!.grad_norm / row.grad_norm - 1)).toBeLessThan(norm);
     }
   });
 });

@@ -21,11 +21,12 @@ async function ask(page: Page, question: string): Promise<void> {
 async function look(page: Page): Promise<void> {
   await page.getByText('Ready', { exact: true }).waitFor({ state: 'attached' });
   await page.getByRole('button', { name: 'Sample: circles and a square' }).click();
+  await page.getByRole('img', { name: 'Your picture' }).waitFor();
   for (const question of QUESTIONS) await ask(page, question);
   await page.getByRole('button', { name: 'See how it looked' }).first().click();
   await page.locator('canvas').waitFor();
   await page.locator('.segment', { hasText: 'Answer' }).click();
-  await page.locator('.chip', { hasText: 'cyan' }).click();
+  await page.locator('.chip', { hasText: 'cyan' }).first().click();
 }
 
 async function save(page: Page, name: string): Promise<void> {

@@ -75,7 +75,7 @@ describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'
 
     await ask(page, 'And now?');
     await page.getByText('3 tokens · 500 tokens/s').waitFor();
-    expect(await said(page)).toEqual(['Red and', 'Red and blue.']);
+    await eventually(() => said(page)).toEqual(['Red and', 'Red and blue.']);
     const { conversation } = model.asked[1]!;
     expect(conversation.picture).toBeDefined();
     expect(conversation.messages.map(({ text }) => text.replace('<image>', '').trim())).toEqual([
@@ -129,6 +129,26 @@ describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'
     await page.getByAltText('Your picture: other.png').waitFor();
     expect(await page.locator('.exchange').count()).toBe(0);
     expect(model.asked).toHaveLength(1);
+    expect(complaints).toEqual([]);
+  });
+
+  test('a question waits for the picture that is being opened', async () => {
+    const { url, model } = await serve();
+    const { page, complaints } = await visit(browser, url);
+    await page.getByText('Ready', { exact: true }).waitFor({ state: 'attached' });
+    const gate = door();
+    await page.route('**/hearts*.png', async (route) => {
+      await gate.pause();
+      await route.continue();
+    });
+    await button(page, 'Sample: hearts and a star').click();
+    await ask(page, 'Already?');
+    expect(await button(page, 'Ask').isDisabled()).toBe(true);
+    gate.open();
+    await page.getByAltText('Your picture: hearts.png').waitFor();
+    await ask(page, 'And now?');
+    await eventually(() => said(page)).toEqual(['Hello, world']);
+    expect(model.asked.map(({ conversation }) => conversation.picture !== undefined)).toEqual([true]);
     expect(complaints).toEqual([]);
   });
 
@@ -302,7 +322,7 @@ describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'
     const { url, model } = await serve({ pause, explain: async () => explanationOf(9) });
     const { page, complaints } = await visit(browser, url);
     await page.getByText('Ready', { exact: true }).waitFor({ state: 'attached' });
-    await tabTo(page, 'Sample: hearts and stars');
+    await tabTo(page, 'Sample: hearts and a star');
     await page.keyboard.press('Enter');
     await page.getByAltText('Your picture: hearts.png').waitFor();
     await tabTo(page, 'What is in this picture?');

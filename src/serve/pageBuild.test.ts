@@ -49,22 +49,25 @@ test('sources are built once', async () => {
   expect(await scriptOf(root)).toContain('/* kept */');
 });
 
-test('a page of other sources takes the place of the one before', async () => {
-  write('src/common/shared.ts', "export const shared = 'one';");
-  writeSources('first');
-  write('web/main.ts', "import { shared } from '../src/common/shared.ts';\ndocument.title = shared;");
-  expect(await scriptOf(root)).toContain('one');
-  const [first] = kept();
-  const [killed, building] = [`${'0'.repeat(16)}.1`, `${'1'.repeat(16)}.2`];
-  for (const name of [killed, building]) write(`node_modules/.cache/fusion-vl/web/${name}/part.js`, '');
-  utimesSync(join(root, 'node_modules/.cache/fusion-vl/web', killed), 0, 0);
-  write('src/common/shared.ts', "export const shared = 'two';");
-  expect(await scriptOf(root)).toContain('two');
-  const others = kept().filter((name) => name !== building);
-  expect(kept()).toContain(building);
-  expect(others).toEqual([expect.stringMatching(/^[0-9a-f]{16}$/)]);
-  expect(others).not.toContain(first);
-});
+test.each(['src/common', 'examples'])(
+  'a page of another %s takes the place of the one before',
+  async (folder) => {
+    write(`${folder}/shared.ts`, "export const shared = 'one';");
+    writeSources('first');
+    write('web/main.ts', `import { shared } from '../${folder}/shared.ts';\ndocument.title = shared;`);
+    expect(await scriptOf(root)).toContain('one');
+    const [first] = kept();
+    const [killed, building] = [`${'0'.repeat(16)}.1`, `${'1'.repeat(16)}.2`];
+    for (const name of [killed, building]) write(`node_modules/.cache/fusion-vl/web/${name}/part.js`, '');
+    utimesSync(join(root, 'node_modules/.cache/fusion-vl/web', killed), 0, 0);
+    write(`${folder}/shared.ts`, "export const shared = 'two';");
+    expect(await scriptOf(root)).toContain('two');
+    const others = kept().filter((name) => name !== building);
+    expect(kept()).toContain(building);
+    expect(others).toEqual([expect.stringMatching(/^[0-9a-f]{16}$/)]);
+    expect(others).not.toContain(first);
+  },
+);
 
 test('the real page takes nothing from elsewhere than what a change is looked for in', () => {
   const web = fileURLToPath(new URL('../../web/src', import.meta.url));

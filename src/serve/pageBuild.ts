@@ -13,7 +13,7 @@ import { type Page, readPage, textPage } from './page.ts';
 const COMPILED = 'dist/web';
 const CACHE = 'node_modules/.cache/fusion-vl/web';
 /** What a page is made of; `package.json` names the libraries' versions. */
-const SOURCES = ['package.json', 'web', 'src/common'] as const;
+const SOURCES = ['package.json', 'web', 'src/common', 'examples'] as const;
 /** Milliseconds after which a build that has not ended never will. */
 const LONGEST_BUILD = 3_600_000;
 

@@ -7,7 +7,12 @@ export const question = (page: Page) => page.getByLabel('Your question');
 export const button = (page: Page, name: string) => page.getByRole('button', { name, exact: true });
 export const answers = (page: Page) => page.locator('.prose');
 export const said = (page: Page) => answers(page).allInnerTexts();
-export const choose = (page: Page, file: string) => page.locator('input[type=file]').setInputFiles(file);
+
+/** Chooses a picture, and waits until it is open or refused. */
+export async function choose(page: Page, file: string): Promise<void> {
+  await page.locator('input[type=file]').setInputFiles(file);
+  await page.locator('.stage[aria-busy=false]').waitFor();
+}
 
 export async function ask(page: Page, text: string): Promise<void> {
   await question(page).fill(text);

@@ -48,7 +48,7 @@ function useTalk(server: Server, settings: Parameters<typeof useChat>[0]['settin
     chat.clear();
     look.close();
   };
-  const onFile = (file: File | undefined) => {
+  const onFile = (file: File | Promise<File> | undefined) => {
     if (file !== undefined) pictures.take(file, chat.exchanges.length > 0);
   };
   useDroppedAndPasted(onFile);
@@ -72,13 +72,16 @@ function useTalk(server: Server, settings: Parameters<typeof useChat>[0]['settin
 
 function Workspace({ server, talk }: { readonly server: Server; readonly talk: Talk }) {
   const { pictures, chat, look } = talk;
-  const { picture } = pictures;
+  const { picture, opening } = pictures;
+  const waiting = opening ? 'The picture is being opened' : server.status;
+  const ready = server.ready && !opening;
   const explains = (name: string | undefined) =>
     picture !== undefined && server.models.some(({ id, fusion }) => id === name && fusion.explains);
   return (
     <main class="workspace">
       <PicturePane
         picture={picture}
+        opening={opening}
         notice={pictures.notice}
         begun={chat.exchanges.length > 0}
         onFile={talk.onFile}
@@ -99,7 +102,7 @@ function Workspace({ server, talk }: { readonly server: Server; readonly talk: T
           canLook={({ model }) => explains(model)}
           onLook={talk.lookAt}
         />
-        <Composer chat={chat} ready={server.ready} hint={server.ready ? undefined : server.status} />
+        <Composer chat={chat} ready={ready} hint={ready ? undefined : waiting} />
       </section>
     </main>
   );

@@ -11,16 +11,17 @@ import type { Notice } from './usePicture.ts';
 
 const SAMPLES = [
   { name: 'circles', address: scene, what: 'circles and a square' },
-  { name: 'hearts', address: hearts, what: 'hearts and stars' },
+  { name: 'hearts', address: hearts, what: 'hearts and a star' },
   { name: 'word', address: word, what: 'a word and shapes' },
   { name: 'night', address: night, what: 'shapes on dark tiles' },
 ] as const;
 
 export interface PicturePaneProps {
   readonly picture: Picture | undefined;
+  readonly opening: boolean;
   readonly notice: Notice | undefined;
   readonly begun: boolean;
-  readonly onFile: (file: File | undefined) => void;
+  readonly onFile: (file: File | Promise<File> | undefined) => void;
   /** Begins a new conversation with a picture. */
   readonly onChoose: (file: File) => void;
   readonly onDismiss: () => void;
@@ -30,9 +31,9 @@ export interface PicturePaneProps {
 }
 
 export function PicturePane(props: PicturePaneProps) {
-  const { picture, begun, children } = props;
+  const { picture, opening, begun, children } = props;
   return (
-    <section class="stage" aria-label="Picture">
+    <section class="stage" aria-label="Picture" aria-busy={opening}>
       <NoticeLine {...props} />
       {children ||
         (picture ? (
@@ -84,7 +85,7 @@ function Shown(props: { readonly picture: Picture; readonly begun: boolean; read
   );
 }
 
-function Chooser({ onFile }: { readonly onFile: (file: File | undefined) => void }) {
+function Chooser({ onFile }: { readonly onFile: (file: File | Promise<File> | undefined) => void }) {
   const id = useId();
   const [over, setOver] = useState(false);
   return (
@@ -115,10 +116,10 @@ function Chooser({ onFile }: { readonly onFile: (file: File | undefined) => void
   );
 }
 
-function Samples({ onFile }: { readonly onFile: (file: File | undefined) => void }) {
+function Samples({ onFile }: { readonly onFile: (file: File | Promise<File> | undefined) => void }) {
   const take = async (address: string, name: string) => {
     const blob = await (await fetch(address)).blob();
-    onFile(new File([blob], `${name}.png`, { type: 'image/png' }));
+    return new File([blob], `${name}.png`, { type: 'image/png' });
   };
   return (
     <div class="samples">
@@ -128,7 +129,7 @@ function Samples({ onFile }: { readonly onFile: (file: File | undefined) => void
       <ul aria-labelledby="samples-title">
         {SAMPLES.map(({ name, address, what }) => (
           <li key={name}>
-            <button type="button" class="sample" onClick={() => void take(address, name)}>
+            <button type="button" class="sample" onClick={() => onFile(take(address, name))}>
               <img src={address} alt={`Sample: ${what}`} width="96" height="96" />
             </button>
           </li>

@@ -11,6 +11,8 @@ interface Flags {
   readonly seed: number;
   readonly projector?: boolean;
   readonly question?: boolean;
+  readonly single?: boolean;
+  readonly weights: Readonly<Record<string, number>>;
   readonly logEvery: number;
   readonly threads?: number;
   readonly quiet?: boolean;
@@ -31,13 +33,22 @@ export function registerPretrainTower(program: Command): void {
       '--question',
       'the same, and show the whole picture with a question, whose way into the tower learns too',
     )
+    .option('--single', 'one question of each picture, not a conversation')
+    .option('--weights <list>', 'questions of patches that count more, as shape=3,meant=2', weightsOf, {})
     .option('--log-every <n>', 'steps between lines', positive, 50)
     .option('--threads <n>', 'threads of the CPU kernels (default: all cores)', positive)
     .option('-q, --quiet', 'no log on the terminal')
     .action(run);
 }
 
-async function run({ threads, quiet, projector, question, ...options }: Flags): Promise<void> {
+async function run({
+  threads,
+  quiet,
+  projector,
+  question,
+  single = false,
+  ...options
+}: Flags): Promise<void> {
   const { pretrainTower } = await import('../train/pretrainTower.ts');
   const { openDevice } = await import('../runtime/device.ts');
   const { findModel } = await import('./modelName.ts');
@@ -53,7 +64,7 @@ async function run({ threads, quiet, projector, question, ...options }: Flags): 
   };
   try {
     const asked = question ? 'question' : projector ? 'projector' : 'tower';
-    await pretrainTower({ ...options, asked, base, device, ...(quiet ? {} : { onLog: print }) });
+    await pretrainTower({ ...options, asked, single, base, device, ...(quiet ? {} : { onLog: print }) });
   } finally {
     await device.close();
   }
@@ -64,4 +75,13 @@ function rate(text: string): number {
   if (!(value > 0 && value < 1))
     throw new InvalidArgumentError(`expected a rate between 0 and 1, got ${text}`);
   return value;
+}
+
+function weightsOf(text: string): Record<string, number> {
+  const pairs = text.split(',').map((part) => {
+    const [, name, weight] = /^(\w+)=(\d+(?:\.\d+)?)$/.exec(part.trim()) ?? [];
+    if (name === undefined) throw new InvalidArgumentError(`expected name=weight, got "${part}"`);
+    return [name, Number(weight)] as const;
+  });
+  return Object.fromEntries(pairs);
 }

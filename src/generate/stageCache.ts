@@ -4,6 +4,12 @@
  */
 import type { Executable } from '../runtime/types.ts';
 
+/** A stage's name, and how it is compiled. */
+export interface Stage {
+  readonly name: string;
+  readonly load: () => Promise<Executable>;
+}
+
 interface Entry {
   readonly loading: Promise<Executable>;
   users: number;
@@ -12,12 +18,8 @@ interface Entry {
 export class StageCache {
   readonly #entries = new Map<string, Entry>();
 
-  /** Works with the stage `name`, which is compiled by `load` where it is not there. One that fails is forgotten. */
-  async use<T>(
-    name: string,
-    load: () => Promise<Executable>,
-    work: (stage: Executable) => Promise<T>,
-  ): Promise<T> {
+  /** Works with a stage, which is compiled where it is not there. One that fails is forgotten. */
+  async use<T>({ name, load }: Stage, work: (stage: Executable) => Promise<T>): Promise<T> {
     const entry = this.#entries.get(name) ?? { loading: load(), users: 0 };
     this.#entries.set(name, entry);
     entry.users += 1;
@@ -30,6 +32,15 @@ export class StageCache {
     } finally {
       entry.users -= 1;
     }
+  }
+
+  /** Works with several stages, compiled one after the other. */
+  async useAll<T>(
+    [first, ...others]: readonly Stage[],
+    work: (stages: readonly Executable[]) => Promise<T>,
+  ): Promise<T> {
+    if (first === undefined) return work([]);
+    return this.use(first, (stage) => this.useAll(others, (stages) => work([stage, ...stages])));
   }
 
   /** Disposes of the stage `name` unless someone works with it. */

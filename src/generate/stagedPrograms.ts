@@ -30,7 +30,7 @@ import type {
 } from '../runtime/types.ts';
 import type { BoundProgram, BoundRunOptions, ModelPrograms } from './compiled.ts';
 import { runInChunks } from './promptChunks.ts';
-import { StageCache } from './stageCache.ts';
+import { type Stage, StageCache } from './stageCache.ts';
 import type { StagedWeights } from './stagedWeights.ts';
 
 type Feeds = Readonly<Record<string, Feed>>;
@@ -112,16 +112,16 @@ export class StagedPrograms implements ModelPrograms {
 
   async #runVision(feeds: Feeds, options?: RunOptions): Promise<RunResult> {
     const looked = await this.#lookUp(feeds, 'instructs');
-    return this.#stage(VISION, () => visionStage(this.#model), looked, options);
+    const stage = { name: VISION, load: () => this.#load(visionStage(this.#model)) };
+    return this.#run(stage, looked, options);
   }
 
   async #runPrefill(feeds: Feeds, queryLength: number, options: BoundRunOptions = {}): Promise<RunResult> {
     if (!this.#keepsVision) await this.#stages.drop(VISION);
     const looked = await this.#lookUp(feeds, 'text_ids');
-    const begin = () => beginStage(this.#model, queryLength);
-    const { kept } = await this.#stage(`begin ${queryLength}`, begin, looked, {
-      keep: ['states', 'windows'],
-    });
+    const load = () => this.#load(beginStage(this.#model, queryLength));
+    const begin = { name: `begin ${queryLength}`, load };
+    const { kept } = await this.#run(begin, looked, { keep: ['states', 'windows'] });
     const { states, windows } = kept as Record<'states' | 'windows', ResidentTensor>;
     const [samples = 0, positions = 0] = feeds.sources?.shape ?? [];
     const own = { ...promptFeeds(this.#model.config.decoder, feeds, samples, positions), windows };
@@ -138,10 +138,32 @@ export class StagedPrograms implements ModelPrograms {
     const states = f32(await embeddings.read(ids), [1, ids.length, embeddings.width]);
     const positions = i32(Int32Array.from(ids, (_, i) => i));
     const own = { last_positions: positions, steps: i32(Int32Array.of(0)) };
-    return this.#layers({ ...feeds, ...own }, states, options);
+    const all = { ...feeds, ...own, states };
+    // The head first, as in `#layers`.
+    const stages = [this.#head(), ...this.#groups.map((group) => this.#layerStage(group))];
+    const outputs = await this.#stages.useAll(stages, ([head, ...layers]) =>
+      this.#device.runChain([
+        ...layers.map((stage, i) => ({
+          executable: stage,
+          feeds: this.#needed(stage, i === 0 ? all : { ...feeds, ...own }),
+          write: writesOf(this.#groups[i] as LayerGroup, options),
+          next: { states: 'next_states' },
+        })),
+        { executable: head as Executable, feeds: this.#needed(head as Executable, own) },
+      ]),
+    );
+    return { outputs, kept: {} };
   }
 
-  /** The decoder's layers and the head; with windows to look at, the interaction layers between them. */
+  #head(): Stage {
+    return { name: HEAD, load: () => this.#load(headStage(this.#model)) };
+  }
+
+  #layerStage(group: LayerGroup): Stage {
+    return { name: `layers ${group.first}`, load: () => this.#load(layersStage(this.#model, group)) };
+  }
+
+  /** A prompt's way through the decoder's layers, the interaction layers between them, and the head. */
   async #layers(feeds: Feeds, first: Feed, options: BoundRunOptions): Promise<RunResult> {
     const outputs: Record<string, HostTensor> = {};
     let states = first;
@@ -156,18 +178,14 @@ export class StagedPrograms implements ModelPrograms {
       }
     };
     // While a stage compiles its weights are there twice: the largest comes when there is least beside it.
-    await this.#stages.use(
-      HEAD,
-      () => this.#load(headStage(this.#model)),
-      async () => {},
-    );
+    await this.#stages.use(this.#head(), async () => {});
     for (const [i, group] of this.#groups.entries()) {
       const before = (share: number) => reportShare((i + share) / this.#groups.length, options);
       states = await step((all) => this.#layerGroup(group, all, writesOf(group, options), before));
-      const j = feeds.windows === undefined ? undefined : group.interaction;
+      const j = group.interaction;
       if (j !== undefined) states = await step((all) => this.#interaction(j, all));
     }
-    await step((all) => this.#stage(HEAD, () => headStage(this.#model), all));
+    await step((all) => this.#run(this.#head(), all));
     return { outputs, kept: {} };
   }
 
@@ -178,9 +196,7 @@ export class StagedPrograms implements ModelPrograms {
     write: Writes,
     before: (share: number) => void,
   ): Promise<RunResult> {
-    const trace = () => layersStage(this.#model, group);
-    const run = (own: Feeds, options: RunOptions) =>
-      this.#stage(`layers ${group.first}`, trace, own, options);
+    const run = (own: Feeds, options: RunOptions) => this.#run(this.#layerStage(group), own, options);
     if (!this.#isLong(feeds)) {
       before(0);
       return run(feeds, { write, keep: ['next_states'] });
@@ -213,9 +229,8 @@ export class StagedPrograms implements ModelPrograms {
 
   async #interaction(j: number, feeds: Feeds): Promise<RunResult> {
     const name = `interaction ${j}`;
-    const result = await this.#stage(name, () => interactionStage(this.#model, j), feeds, {
-      keep: ['next_states'],
-    });
+    const stage = { name, load: () => this.#load(interactionStage(this.#model, j)) };
+    const result = await this.#run(stage, feeds, { keep: ['next_states'] });
     if (!this.#keepsInteraction) await this.#stages.drop(name);
     return result;
   }
@@ -238,19 +253,18 @@ export class StagedPrograms implements ModelPrograms {
     };
   }
 
-  /** Runs a stage with what it needs of the feeds and the weights. */
-  #run(stage: Executable, feeds: Feeds, options?: RunOptions): Promise<RunResult> {
-    const needed = stage.program.inputs.flatMap(({ name }) => {
+  /** What a stage needs of the feeds and the weights. */
+  #needed({ program }: Executable, feeds: Feeds): Feeds {
+    const needed = program.inputs.flatMap(({ name }) => {
       const feed = feeds[name] ?? this.#weights.resident[name];
       return feed === undefined ? [] : [[name, feed] as const];
     });
-    return stage.run(Object.fromEntries(needed), options);
+    return Object.fromEntries(needed);
   }
 
   /** Compiles a stage where it is not there, and runs it. */
-  #stage(name: string, trace: () => Program, feeds: Feeds, options?: RunOptions): Promise<RunResult> {
-    const load = () => this.#load(trace());
-    return this.#stages.use(name, load, (stage) => this.#run(stage, feeds, options));
+  #run(stage: Stage, feeds: Feeds, options?: RunOptions): Promise<RunResult> {
+    return this.#stages.use(stage, (loaded) => loaded.run(this.#needed(loaded, feeds), options));
   }
 
   #load(program: Program): Promise<Executable> {

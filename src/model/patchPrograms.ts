@@ -38,6 +38,9 @@ const VISION_MODEL = 'model.vision_tower.vision_tower.vision_model';
 /** Which answers each question has. */
 export type Questions = Readonly<Record<string, readonly string[]>>;
 
+/** How much questions count, 1 where nothing is said. */
+export type QuestionWeights = Readonly<Record<string, number>>;
+
 /**
  * What of a model is asked: the connector's features [R, 3V]; what the projector makes of them [R, D]; or the latter of
  * tiles, and then of whole pictures that are encoded with a question.
@@ -57,11 +60,18 @@ export function patchTensors(config: FusionConfig, questions: Questions, asked: 
 }
 
 /**
- * `pixels` [N, 3, S, S], and for each question `rows.QUESTION` and `classes.QUESTION` i32 → `loss`, the mean over
- * questions of the mean cross-entropy of their rows, each question's own, and the gradients of all tensors. Where
+ * `pixels` [N, 3, S, S], and for each question `rows.QUESTION` and `classes.QUESTION` i32 → `loss`, the weighted mean
+ * over questions of the mean cross-entropy of their rows, each question's own, and the gradients of all tensors. Where
  * questions are read, `whole_pixels` [B, 3, S, S] and `instructs` [B, T] too; then the loss has the mapping loss in it.
+ *
+ * @param weights of questions that count more or less than the others
  */
-export function patchProgram(config: FusionConfig, questions: Questions, asked: Asked): Program {
+export function patchProgram(
+  config: FusionConfig,
+  questions: Questions,
+  asked: Asked,
+  weights: QuestionWeights = {},
+): Program {
   const { own, answers } = patchTensors(config, questions, asked);
   const inputs = parameterInputs(new Map([...own, ...answers]));
   const p = parameters(inputs);
@@ -74,16 +84,21 @@ export function patchProgram(config: FusionConfig, questions: Questions, asked: 
       return [question, crossEntropy(logits, input(`classes.${question}`, 'i32', [count]))];
     }),
   );
-  const all = Object.values(losses);
-  const mean = multiply(
-    all.reduce((sum: Tensor, each) => add(sum, each), scalar(0)),
-    1 / all.length,
-  );
+  const mean = weightedMean(losses, weights);
   const loss = mapping === undefined ? mean : add(mean, multiply(mapping, config.mappingLossWeight));
   const names = [...inputs.keys()];
   const gradients = grad(loss, [...inputs.values()]);
   const named = names.map((name, i) => [gradientOf(name), gradients[i] as Tensor] as const);
   return program('patches', { loss, ...losses, ...Object.fromEntries(named) });
+}
+
+function weightedMean(losses: Readonly<Record<string, Tensor>>, weights: QuestionWeights): Tensor {
+  const weighted = Object.entries(losses).map(([name, loss]) => ({ loss, weight: weights[name] ?? 1 }));
+  const total = weighted.reduce((sum, { weight }) => sum + weight, 0);
+  return weighted.reduce(
+    (sum: Tensor, { loss, weight }) => add(sum, multiply(loss, weight / total)),
+    scalar(0),
+  );
 }
 
 /** The rows of patches that are asked, and the mapping loss where questions are read. */

@@ -12,6 +12,7 @@ import { bindLetters, checkSizes, type Program } from '../graph/program.ts';
 import { type Constants, modelWithConstants } from '../onnx/constants.ts';
 import { AdamWHelper } from './adamWHelper.ts';
 import type { AdamWArrays } from './adamWThread.ts';
+import { runLinks } from './chain.ts';
 import { DeviceTensors, type HeldTensor, type HeldWrite, isOnGpu } from './deviceTensors.ts';
 import { asInput, GpuTensors } from './gpuTensors.ts';
 import { accumulate, norm } from './kernels.ts';
@@ -19,6 +20,7 @@ import { type SessionOptions, sessionOptions } from './sessionOptions.ts';
 import {
   type AdamWOptions,
   type AdamWTensors,
+  type ChainedRun,
   type Device,
   type DeviceName,
   type Executable,
@@ -86,6 +88,11 @@ export class LocalDevice implements Device {
       run: (feeds, options) => this.runSession(session, bound, feeds, options),
       dispose: () => this.#release(session),
     };
+  }
+
+  runChain(chain: readonly ChainedRun[]): Promise<Readonly<Record<string, HostTensor>>> {
+    const links = chain.map(({ executable, ...link }) => ({ ...link, run: executable.run }));
+    return runLinks(links, (tensors) => this.free(tensors));
   }
 
   async #release(session: ort.InferenceSession): Promise<void> {

@@ -5,6 +5,7 @@
 import type { DType, TypedArray } from '../graph/dtype.ts';
 import type { Program } from '../graph/program.ts';
 import type { Constants } from '../onnx/constants.ts';
+import type { ChainLink } from './chain.ts';
 
 export type { Constants, FileConstant } from '../onnx/constants.ts';
 
@@ -81,6 +82,11 @@ export interface Executable {
   dispose(): Promise<void>;
 }
 
+/** A program among several that run after each other. */
+export interface ChainedRun extends ChainLink {
+  readonly executable: Executable;
+}
+
 /** One weight and its AdamW state. All four have one size. */
 export interface AdamWTensors {
   readonly weight: ResidentTensor;
@@ -109,6 +115,11 @@ export interface Device {
    * own copy of those that its kernels want in another order.
    */
   load(program: Program, constants?: Constants): Promise<Executable>;
+  /**
+   * Runs programs of this device one after the other, without coming back in between. Gives the outputs of all that
+   * are neither written nor taken by the next run.
+   */
+  runChain(chain: readonly ChainedRun[]): Promise<Readonly<Record<string, HostTensor>>>;
   /** A resident copy of `tensor`. */
   upload(tensor: HostTensor): Promise<ResidentTensor>;
   /** A resident f32 tensor read from a file. */

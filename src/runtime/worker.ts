@@ -4,6 +4,7 @@
  */
 import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads';
 import type { Program } from '../graph/program.ts';
+import { type ChainLink, runLinks } from './chain.ts';
 import { LocalDevice, type LocalDeviceOptions } from './localDevice.ts';
 import type { SessionOptions } from './sessionOptions.ts';
 import type {
@@ -40,6 +41,10 @@ export interface Calls {
       readonly options: RunOptions;
     },
     answer: RunResult,
+  ];
+  readonly runChain: [
+    argument: readonly (ChainLink & { readonly session: number })[],
+    answer: { readonly outputs: Readonly<Record<string, HostTensor>> },
   ];
   readonly dispose: [session: number, answer: undefined];
   readonly upload: [HostTensor, ResidentTensor];
@@ -88,6 +93,12 @@ function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Ha
     await held?.session.release();
     return undefined;
   };
+  const runOf = (id: number) => {
+    const held = sessions.get(id);
+    if (held === undefined) throw new Error(`internal: session ${id} was disposed of`);
+    return (feeds: Readonly<Record<string, Feed>>, options: RunOptions) =>
+      device.runSession(held.session, held.program, feeds, options);
+  };
   return {
     load: async ({ model, program, options }) => {
       const session = await device.createSession(model, options);
@@ -95,10 +106,10 @@ function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Ha
       sessions.set(last, { session, program });
       return last;
     },
-    run: ({ session: id, feeds, options }) => {
-      const held = sessions.get(id);
-      if (held === undefined) throw new Error(`internal: session ${id} was disposed of`);
-      return device.runSession(held.session, held.program, feeds, options);
+    run: async ({ session, feeds, options }) => runOf(session)(feeds, options),
+    runChain: async (links) => {
+      const runnable = links.map(({ session, ...link }) => ({ ...link, run: runOf(session) }));
+      return { outputs: await runLinks(runnable, (tensors) => device.free(tensors)) };
     },
     dispose,
     upload: (tensor) => device.upload(tensor),

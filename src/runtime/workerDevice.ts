@@ -14,6 +14,7 @@ import { sessionOptions } from './sessionOptions.ts';
 import {
   type AdamWOptions,
   type AdamWTensors,
+  type ChainedRun,
   type Device,
   type DeviceName,
   type Executable,
@@ -61,6 +62,8 @@ export class WorkerDevice implements Device {
   readonly #worker: Worker;
   readonly #exited: Promise<void>;
   readonly #waiting: Pending[] = [];
+  /** The worker's numbers of the programs that were loaded. */
+  readonly #sessions = new WeakMap<Executable, number>();
   #current: Pending | undefined;
   /** Why calls are refused; undefined while the device is open. */
   #ended: Error | undefined;
@@ -88,7 +91,7 @@ export class WorkerDevice implements Device {
     const options = sessionOptions(program, folder, constants);
     const session = await this.#call('load', { model, program: { name, inputs }, options }, owned);
     let disposed: Promise<undefined> | undefined;
-    return {
+    const executable: WorkerExecutable = {
       program,
       run: async (feeds, options = {}) => this.#run(session, pick(feeds, inputs), options),
       dispose: async () => {
@@ -98,6 +101,21 @@ export class WorkerDevice implements Device {
         await disposed;
       },
     };
+    this.#sessions.set(executable, session);
+    return executable;
+  }
+
+  async runChain(chain: readonly ChainedRun[]): Promise<Readonly<Record<string, HostTensor>>> {
+    const moved = new MovedTensors();
+    const links = chain.map(({ executable, feeds, ...link }) => {
+      const session = this.#sessions.get(executable);
+      if (session === undefined) throw new Error('internal: a program of another device');
+      const needed = Object.entries(pick(feeds, executable.program.inputs));
+      const entries = needed.map(([name, feed]) => [name, moved.add(feed, false)] as const);
+      return { ...link, session, feeds: Object.fromEntries(entries) };
+    });
+    const { outputs } = await this.#call('runChain', links, moved.memory);
+    return outputs;
   }
 
   async #run(
@@ -260,11 +278,15 @@ function pick(
 /** Tensors on their way to the worker. */
 class MovedTensors {
   readonly #memory = new Set<ArrayBuffer>();
+  readonly #moved = new Map<HostTensor, HostTensor>();
 
-  /** What crosses: a host tensor itself where its memory may move, else a copy. */
+  /** What crosses: a host tensor itself where its memory may move, else a copy, one however often it is added. */
   add(feed: Feed, own: boolean): Feed {
     if (isResident(feed)) return feed;
+    const known = this.#moved.get(feed);
+    if (known !== undefined) return known;
     const moved = own && feed.data.buffer instanceof ArrayBuffer ? feed : copyOf(feed);
+    this.#moved.set(feed, moved);
     this.#memory.add(moved.data.buffer as ArrayBuffer);
     return moved;
   }

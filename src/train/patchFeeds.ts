@@ -30,6 +30,8 @@ export interface PatchEncoder {
   readonly seed: number;
   /** Pictures of a step. */
   readonly batchSize: number;
+  /** One question of each picture instead of a conversation. */
+  readonly single: boolean;
 }
 
 /** Every question of a patch, with its answers. */
@@ -43,12 +45,12 @@ const ASKED: readonly Category[] = [...QA_CATEGORIES, 'SynthScene'];
 type Feeds = Record<string, HostTensor>;
 
 export async function patchFeeds(encoder: PatchEncoder, step: number): Promise<Feeds> {
-  const { batchSize, seed, asked } = encoder;
+  const { batchSize, seed, asked, single } = encoder;
   const categories = asked === 'question' ? ASKED : SHOWN;
   const samples = Array.from({ length: batchSize }, (_, i) => {
     const index = (step - 1) * batchSize + i;
     const category = categories[index % categories.length] ?? 'SynthScene';
-    return sampleAt(category, 'train', seed, index, { minObjects: 1 });
+    return sampleAt(category, 'train', seed, index, { minObjects: 1, single });
   });
   const side = encoder.config.vision.imageSize;
   const pictures: Float32Array[] = [];

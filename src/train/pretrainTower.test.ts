@@ -8,7 +8,7 @@ import { readFusionConfig } from '../model/config.ts';
 import type { Asked } from '../model/patchPrograms.ts';
 import { validateTensors } from '../model/weights.ts';
 import { LocalDevice } from '../runtime/localDevice.ts';
-import { pretrainTower } from './pretrainTower.ts';
+import { type PretrainOptions, pretrainTower } from './pretrainTower.ts';
 
 const TOWER = 'model.vision_tower.';
 const device = new LocalDevice({ name: 'cpu', threads: 2 });
@@ -21,12 +21,20 @@ afterAll(async () => {
   await device.close();
 });
 
-async function pretrained(name: string, steps: number, seed = 3, asked: Asked = 'tower', batchSize = 2) {
+async function pretrained(
+  name: string,
+  steps: number,
+  seed = 3,
+  asked: Asked = 'tower',
+  batchSize = 2,
+  more: Partial<Pick<PretrainOptions, 'single' | 'weights'>> = {},
+) {
   const out = path.join(small.dir, name);
   const logged: (readonly [number, Readonly<Record<string, number>>])[] = [];
   const onLog = (step: number, losses: Readonly<Record<string, number>>) => logged.push([step, losses]);
   const options = { batchSize, learningRate: 3e-3, logEvery: 1, seed, steps, asked, onLog };
-  await pretrainTower({ device, base: small.base, out, ...options });
+  const all = { device, base: small.base, out, single: false, weights: {}, ...options, ...more };
+  await pretrainTower(all);
   return { out, logged, checkpoint: await openCheckpoint(out) };
 }
 
@@ -87,6 +95,28 @@ it('teaches how a question is read too where whole pictures come with one', asyn
   expect(
     changed.filter((name) => /layers\.\d+\.(self_attn\.o_proj|mlp\.up)|lm_head|sampler/.test(name)),
   ).toEqual([]);
+});
+
+it('weighs questions, and asks one of each picture where it is told to', async () => {
+  const lossesOf = async (name: string, more: Parameters<typeof pretrained>[5]) =>
+    (await pretrained(name, 1, 3, 'question', 16, more)).logged[0]![1];
+  const plain = await lossesOf('plain', {});
+  const weighted = await lossesOf('weighted', { weights: { shape: 5, row: 3 } });
+  const { loss: _, ...each } = plain;
+  expect(weighted).toMatchObject(each);
+  // What is added is in the sum once per weight; the mapping loss stands beside both means.
+  const sum = Object.values(each).reduce((total, value) => total + value, 0);
+  const count = Object.keys(each).length;
+  const mean = (sum + 4 * each.shape! + 2 * each.row!) / (count + 6);
+  expect(weighted.loss! - plain.loss!).toBeCloseTo(mean - sum / count, 4);
+  const single = await lossesOf('single', { single: true });
+  expect(single.meant).not.toBeCloseTo(plain.meant!, 3);
+});
+
+it('knows no other questions', async () => {
+  await expect(pretrained('unknown', 1, 3, 'tower', 2, { weights: { sound: 2 } })).rejects.toThrow(
+    'no question of patches is called "sound"; there are kind, shape',
+  );
 });
 
 it('gives the same weights for the same seed, and others for another', async () => {

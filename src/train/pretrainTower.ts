@@ -14,7 +14,7 @@ import { asWeightDtype, copyTensor } from '../checkpoint/tensorBytes.ts';
 import { UserError } from '../common/errors.ts';
 import { Random } from '../common/random.ts';
 import { type FusionConfig, readFusionConfig } from '../model/config.ts';
-import { type Asked, patchProgram, patchTensors } from '../model/patchPrograms.ts';
+import { type Asked, patchProgram, patchTensors, type QuestionWeights } from '../model/patchPrograms.ts';
 import { gradientOf } from '../model/programs.ts';
 import type { Device, Executable, HostTensor, ResidentTensor } from '../runtime/types.ts';
 import { openEncoder } from './openSource.ts';
@@ -35,6 +35,10 @@ export interface PretrainOptions {
   readonly seed: number;
   /** What of the model is asked, and so what of it learns. */
   readonly asked: Asked;
+  /** One question of each picture instead of a conversation. */
+  readonly single: boolean;
+  /** Of the questions a patch is asked. */
+  readonly weights: QuestionWeights;
   /** The mean loss of each question over the steps since the last report. */
   readonly onLog?: (step: number, losses: Readonly<Record<string, number>>) => void;
   readonly logEvery: number;
@@ -76,16 +80,13 @@ interface Learner extends TrainedState {
 }
 
 async function openLearner(
-  { device, seed, learningRate, asked }: PretrainOptions,
+  { device, seed, learningRate, asked, weights: questionWeights }: PretrainOptions,
   config: FusionConfig,
   tensors: ReadonlyMap<string, CheckpointTensor>,
 ): Promise<Learner> {
-  const weights = await initialWeights(
-    device,
-    patchTensors(config, questionsOf(asked), asked),
-    tensors,
-    seed,
-  );
+  const questions = questionsOf(asked);
+  checkWeights(questionWeights, Object.keys(questions));
+  const weights = await initialWeights(device, patchTensors(config, questions, asked), tensors, seed);
   const rules = new Map(
     Object.entries(weights).map(([name, { shape }]) => [
       name,
@@ -93,8 +94,15 @@ async function openLearner(
     ]),
   );
   const moments = await momentsFor(device, weights, rules);
-  const program = await device.load(patchProgram(config, questionsOf(asked), asked));
-  return { program, questions: Object.keys(questionsOf(asked)), weights, rules, moments };
+  const program = await device.load(patchProgram(config, questions, asked, questionWeights));
+  return { program, questions: Object.keys(questions), weights, rules, moments };
+}
+
+/** @throws UserError for a weight of a question that is not asked */
+function checkWeights(weights: QuestionWeights, questions: readonly string[]): void {
+  const unknown = Object.keys(weights).find((name) => !questions.includes(name));
+  if (unknown === undefined) return;
+  throw new UserError(`no question of patches is called "${unknown}"; there are ${questions.join(', ')}`);
 }
 
 /** One step; the losses before it. */

@@ -40,22 +40,31 @@ export async function runInChunks(
     held.push(tensor);
     return tensor;
   };
+  const free = async (tensors: readonly ResidentTensor[]) => {
+    for (const tensor of tensors) held.splice(held.indexOf(tensor), 1);
+    await device.free(tensors);
+  };
   const result = await device.zeros('f32', shape);
   try {
-    const caches = new Map<string, ResidentTensor>();
-    for (const name of group.names) caches.set(name, await zeros(group.cacheShape(positions)));
+    let past = new Map<string, ResidentTensor>();
     for (let at = 0; at < positions; at += chunk) {
       group.before(at);
       const count = Math.min(chunk, positions - at);
-      const part = await device.zeros('f32', [1, count, width]);
-      held.push(part);
+      const part = await zeros([1, count, width]);
+      const caches = new Map<string, ResidentTensor>();
+      for (const name of group.names) caches.set(name, await zeros(group.cacheShape(at + count)));
       const blocks = [{ from: [0, at], size: [1, count], at: [] }];
-      await device.copy([{ from: states, target: { to: part, blocks } }]);
-      await runChunk(group, { at, count, part, caches, result });
-      await device.free(held.splice(held.indexOf(part), 1));
+      const kept = [...past].map(([name, from]) => ({
+        from,
+        target: { to: caches.get(name) as ResidentTensor },
+      }));
+      await device.copy([{ from: states, target: { to: part, blocks } }, ...kept]);
+      await runChunk(group, { at, count, part, past, caches, result });
+      await free([part, ...past.values()]);
+      past = caches;
     }
     const copies = Object.entries(group.write).map(([name, target]) => ({
-      from: caches.get(name) as ResidentTensor,
+      from: past.get(name) as ResidentTensor,
       target,
     }));
     await device.copy(copies);
@@ -74,22 +83,24 @@ interface Chunk {
   readonly count: number;
   /** Their states [1, count, D]. */
   readonly part: ResidentTensor;
+  /** Keys and values of the positions before, with no slots to spare: what is masked takes as long as the rest. */
+  readonly past: ReadonlyMap<string, ResidentTensor>;
+  /** The same with room for these positions, which are written. */
   readonly caches: ReadonlyMap<string, ResidentTensor>;
   readonly result: ResidentTensor;
 }
 
-async function runChunk(group: ChunkedGroup, { at, count, part, caches, result }: Chunk): Promise<void> {
+async function runChunk(group: ChunkedGroup, chunk: Chunk): Promise<void> {
+  const { at, count, part, past, caches, result } = chunk;
   const all = (group.feeds.last_positions as HostTensor).data as Int32Array;
-  const before = all.findIndex((position) => position >= at);
-  const row = before < 0 ? all.length : before;
+  const first = all.findIndex((position) => position >= at);
+  const row = first < 0 ? all.length : first;
   const wanted = all.slice(row).filter((position) => position < at + count);
-  const past = [...caches].map(([name, cache]) => {
-    const none = f32(new Float32Array(0), group.cacheShape(0));
-    return [pastOf(name), at === 0 ? none : cache] as const;
-  });
+  const none = f32(new Float32Array(0), group.cacheShape(0));
+  const before = group.names.map((name) => [pastOf(name), past.get(name) ?? none] as const);
   const feeds = {
     ...group.feeds,
-    ...Object.fromEntries(past),
+    ...Object.fromEntries(before),
     rotary_cos: rowsOf(group.feeds.rotary_cos as HostTensor, at, count),
     rotary_sin: rowsOf(group.feeds.rotary_sin as HostTensor, at, count),
     states: part,

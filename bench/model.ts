@@ -7,8 +7,10 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { median } from '../src/common/median.ts';
-import { alternate, type Command } from './peers.ts';
-import { SHAPE_NAMES } from './shapes.ts';
+import { expectedTensors } from '../src/model/weights.ts';
+import { judge } from './judge.ts';
+import { alternate, alternateAlone, type Command } from './peers.ts';
+import { benchShape, SHAPE_NAMES, type ShapeName } from './shapes.ts';
 
 export const PEER_USAGE =
   '[--python python3] [--oracle ../shared/oracle] [--sizes tiny,mid,real-layers] [--runs 7] [--threads 2]';
@@ -68,23 +70,31 @@ export const benchForward = (args: readonly string[]): Promise<void> =>
 export const benchTrain = (args: readonly string[]): Promise<void> => benchModes(parse(args, 'train'));
 
 /**
- * Loss and gradients with all layers' values kept and with layers computed again: seconds, and what a run adds to the
- * resident weights at its peak, gradients included.
+ * Loss and gradients with all layers' values kept and with layers computed again: seconds, the peak, and what of it is
+ * activations: neither what was resident before (weights, the program) nor the gradients.
  */
 export async function benchRecompute(args: readonly string[]): Promise<void> {
   const options = parse(['--sizes', 'mid', '--runs', '3', ...args], 'gradients');
-  console.log('size         layers     seconds    peak       of it the run');
+  console.log('size         layers     seconds    peak       activations');
   for (const size of options.sizes) {
     const command = (...more: string[]) => ours(size, 'gradients', options, ...more);
     const results = await alternate([command(), command('recompute')], options.runs);
-    const added = results.map(({ peakBytes, residentBytes }) => peakBytes - residentBytes);
+    const gradients = weightBytes(size);
+    const activations = results.map(({ peakBytes, residentBytes }) => peakBytes - residentBytes - gradients);
     for (const [i, { seconds, peakBytes }] of results.entries()) {
       const cells = [size.padEnd(13), (i === 0 ? 'kept' : 'recomputed').padEnd(11)];
       cells.push(`${median(seconds).toFixed(3)} s`.padEnd(11), gigabytes(peakBytes).padEnd(11));
-      console.log(cells.join('') + gigabytes(added[i] ?? Number.NaN));
+      console.log(cells.join('') + gigabytes(activations[i] ?? Number.NaN));
     }
-    console.log(`memory of a run, recomputed over kept: ${((added[1] ?? 0) / (added[0] ?? 1)).toFixed(2)}`);
+    const ratio = (activations[1] ?? Number.NaN) / (activations[0] ?? Number.NaN);
+    judge('activations, recomputed / kept', ratio.toFixed(2), '<= 0.5', ratio <= 0.5);
   }
+}
+
+/** All weights in f32. */
+function weightBytes(size: string): number {
+  const shapes = [...expectedTensors(benchShape(size as ShapeName).config).values()];
+  return shapes.reduce((sum, shape) => sum + 4 * shape.reduce((a, b) => a * b, 1), 0);
 }
 
 /** Runs every size and mode asked for and prints a row for each. */
@@ -92,7 +102,8 @@ async function benchModes(options: ForwardOptions): Promise<void> {
   console.log('size         mode       ours       PyTorch    PyTorch/ours  peak ours  peak PyTorch');
   for (const size of options.sizes) {
     for (const mode of options.modes) {
-      const [ours, theirs] = await alternate(commands(size, mode, options), options.runs);
+      const run = mode === 'train' && size === 'real-layers' ? alternateAlone : alternate;
+      const [ours, theirs] = await run(commands(size, mode, options), options.runs);
       const ratios = ours.seconds.map((seconds, i) => (theirs.seconds[i] ?? Number.NaN) / seconds);
       const seconds = (values: readonly number[]) => `${median(values).toFixed(3)} s`.padEnd(11);
       console.log(

@@ -70,3 +70,22 @@ export async function alternate(
   });
   return [await measured(0), await measured(1)];
 }
+
+/** The same for commands that do not fit into memory together: each time one is started, runs twice, and ends. */
+export async function alternateAlone(
+  commands: readonly [Command, Command],
+  runs: number,
+): Promise<[Measured, Measured]> {
+  const measured = commands.map(() => ({ seconds: [] as number[], peakBytes: 0, residentBytes: 0 }));
+  for (let i = 0; i < runs; i++) {
+    for (const [side, command] of commands.entries()) {
+      const peer = new Peer(...command);
+      const own = measured[side] as (typeof measured)[number];
+      own.residentBytes = Number((await peer.answer()).split(' ')[1]);
+      own.seconds.push(await peer.run());
+      own.peakBytes = Math.max(own.peakBytes, await peer.finish());
+    }
+  }
+  const [ours, theirs] = measured;
+  return [ours as Measured, theirs as Measured];
+}

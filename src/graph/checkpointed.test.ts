@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { expectGradientsMatch } from '../../test/support/gradientCheck.ts';
-import { checkpointed } from './checkpointed.ts';
-import { add, exp, matMul, multiply, sum, tanh } from './functions.ts';
+import { checkpointed, recomputedActivation } from './checkpointed.ts';
+import { add, exp, matMul, multiply, silu, sum, tanh } from './functions.ts';
 import { grad } from './gradient.ts';
 import { input, type Tensor, topologicalOrder } from './tensor.ts';
 
@@ -33,5 +33,40 @@ describe('checkpointed', () => {
     expect(() => checkpointed((x) => sum(x, [0]), input('x', 'f32', [2, 3]))).toThrow(
       'checkpointed: expected a result like input f32 [2, 3], got sum f32 [3]',
     );
+  });
+});
+
+describe('recomputedActivation', () => {
+  const gated = (up: Tensor, w: Tensor) => (gate: Tensor) =>
+    recomputedActivation(
+      (y) => multiply(silu(y), up),
+      (y) => matMul(y, w),
+      gate,
+    );
+
+  it('has the gradients of central differences, towards all that the activation and the layer use', () => {
+    expectGradientsMatch(
+      ([x, a, b, w]) => gated(matMul(x!, b!), w!)(matMul(x!, a!)),
+      [
+        [3, 4],
+        [4, 5],
+        [4, 5],
+        [5, 2],
+      ],
+    );
+  });
+
+  it('reads what the activation made in the forward pass only there', () => {
+    const [x, up, w] = [input('x', 'f32', [3, 5]), input('up', 'f32', [3, 5]), input('w', 'f32', [5, 2])];
+    const y = gated(up, w)(x);
+    const forward = new Set(topologicalOrder([y]));
+    const order = topologicalOrder(grad(sum(multiply(y, y)), [x, up, w]));
+    const active = order.filter(({ op }) => op === 'silu');
+    expect(active).toHaveLength(2);
+    const kept = active.find((node) => forward.has(node)) as Tensor;
+    const readers = order.filter(({ inputs }) => inputs.includes(kept));
+    expect(readers.every((node) => forward.has(node))).toBe(true);
+    const late = active.find((node) => !forward.has(node)) as Tensor;
+    expect(topologicalOrder([late]).some(({ op }) => op === 'after')).toBe(true);
   });
 });

@@ -30,6 +30,26 @@ export const checkpointed: RunLayer = (layer, x) => {
   });
 };
 
+/**
+ * `layer(activation(x))`, whose backward pass computes the activation again once it is known what flows towards it: x
+ * is held between the passes, not what the activation makes of it, which costs little to compute and is as large.
+ * `layer` is given one tensor and uses its value for its weights' gradients, as a Linear does.
+ */
+export function recomputedActivation(
+  activation: (x: Tensor) => Tensor,
+  layer: (x: Tensor) => Tensor,
+  x: Tensor,
+): Tensor {
+  const active = activation(x);
+  const y = layer(active);
+  const others = outsideOf(y, x);
+  return withGradient(y, [x, ...others], (gradient) => {
+    const [towards] = pullback(y, gradient, [active]);
+    const again = after(x, towards as Tensor);
+    return pullback(layer(activation(again)), gradient, [again, ...others]);
+  });
+}
+
 /** What `y` is made from besides `x`: the float tensors that are older than x or came from nowhere. */
 function outsideOf(y: Tensor, x: Tensor): readonly Tensor[] {
   const seen = new Set<Tensor>([x]);

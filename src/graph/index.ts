@@ -1,5 +1,5 @@
 /** Symbolic tensors, the op table and reverse mode: usable for any model. */
-export { checkpointed, type RunLayer, runDirectly } from './checkpointed.ts';
+export { checkpointed, type RunLayer, recomputedActivation, runDirectly } from './checkpointed.ts';
 export * from './dims.ts';
 export * from './dtype.ts';
 export * from './functions.ts';

@@ -11,6 +11,7 @@ import {
   matMul,
   multiply,
   multiplyDims,
+  recomputedActivation,
   reshape,
   rmsNorm,
   rotary,
@@ -103,7 +104,11 @@ function swiGlu(p: Parameters, x: Tensor, c: DecoderConfig): Tensor {
     c.kind === 'phi3'
       ? split(p.linear('gate_up_proj', x), -1, [c.intermediateSize, c.intermediateSize])
       : ['gate_proj', 'up_proj'].map((name) => p.linear(name, x));
-  return p.linear('down_proj', multiply(silu(gate as Tensor), up as Tensor));
+  return recomputedActivation(
+    (y) => multiply(silu(y), up as Tensor),
+    (y) => p.linear('down_proj', y),
+    gate as Tensor,
+  );
 }
 
 /**

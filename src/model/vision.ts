@@ -19,6 +19,7 @@ import {
   layerNorm,
   multiply,
   type RunLayer,
+  recomputedActivation,
   reshape,
   runDirectly,
   scalar,
@@ -109,7 +110,11 @@ function selfAttention(p: Parameters, x: Tensor, c: VisionConfig, attend: Attend
 }
 
 function mlp(p: Parameters, x: Tensor): Tensor {
-  return p.linear('fc2', gelu(p.linear('fc1', x), 'tanh'));
+  return recomputedActivation(
+    (y) => gelu(y, 'tanh'),
+    (y) => p.linear('fc2', y),
+    p.linear('fc1', x),
+  );
 }
 
 /**

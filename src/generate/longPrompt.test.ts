@@ -10,10 +10,11 @@ import type { ProgressEvent } from '../common/progress.ts';
 import type { Answer, AnswerOptions } from './answer.ts';
 import { ask, Chat, conversationOf } from './chat.ts';
 import { Engine } from './engine.ts';
+import { PROMPT_CHUNK } from './stagedPrograms.ts';
 
 const IMAGE = join(GOLDEN, 'images/baseline.jpg');
-/** Some 400 positions: four parts of each of three groups of layers. */
-const LONG = 'Please tell at length what a red circle is. '.repeat(16);
+/** Some 800 positions: four parts of each of three groups of layers. */
+const LONG = 'Please tell at length what a red circle is. '.repeat(32);
 const GROUPS = 3;
 
 let source: RandomModel;
@@ -35,8 +36,8 @@ describe('a prompt in parts', () => {
         maxTokens: 1,
         onProgress: (event) => event.phase === 'prefill' && events.push(event),
       });
-      expect(promptTokens).toBeGreaterThan(384);
-      const parts = Math.ceil(promptTokens / 128);
+      expect(promptTokens).toBeGreaterThan(3 * PROMPT_CHUNK);
+      const parts = Math.ceil(promptTokens / PROMPT_CHUNK);
       expect(layersRun(device)).toBe(GROUPS * parts);
       const done = events.map((event) => event.done);
       expect(done).toHaveLength(GROUPS * parts + 2);
@@ -85,7 +86,7 @@ describe('a prompt in parts', () => {
       expect(stopped?.finishReason).toBe('cancelled');
       expect(next?.tokens.length).toBeGreaterThan(0);
       // Of the long prompt two parts; all of the short one, and its two further tokens.
-      const parts = Math.ceil((next?.promptTokens ?? 0) / 128);
+      const parts = Math.ceil((next?.promptTokens ?? 0) / PROMPT_CHUNK);
       expect(layersRun(device)).toBe(2 + GROUPS * (parts + 2));
       await engine.close();
     });

@@ -4,7 +4,15 @@
  */
 import { f32, i32 } from '../model/feeds.ts';
 import { pastOf } from '../model/programs.ts';
-import type { Device, Feed, HostTensor, ResidentTensor, RunOptions, RunResult } from '../runtime/types.ts';
+import type {
+  Device,
+  Feed,
+  HostTensor,
+  ResidentTensor,
+  RunOptions,
+  RunResult,
+  WriteTarget,
+} from '../runtime/types.ts';
 
 type Feeds = Readonly<Record<string, Feed>>;
 type Writes = NonNullable<RunOptions['write']>;
@@ -24,7 +32,7 @@ export interface ChunkedGroup {
   run(feeds: Feeds, options: RunOptions): Promise<RunResult>;
 }
 
-/** Runs the group `chunk` positions at a time; its output, resident, is the caller's. */
+/** Runs the group in equal parts of at most `chunk` positions; its output, resident, is the caller's. */
 export async function runInChunks(
   device: Device,
   group: ChunkedGroup,
@@ -47,27 +55,27 @@ export async function runInChunks(
   const result = await device.zeros('f32', shape);
   try {
     let past = new Map<string, ResidentTensor>();
-    for (let at = 0; at < positions; at += chunk) {
+    const each = Math.ceil(positions / Math.ceil(positions / chunk));
+    for (let at = 0; at < positions; at += each) {
       group.before(at);
-      const count = Math.min(chunk, positions - at);
+      const count = Math.min(each, positions - at);
+      const isLast = at + count === positions;
       const part = await zeros([1, count, width]);
       const caches = new Map<string, ResidentTensor>();
-      for (const name of group.names) caches.set(name, await zeros(group.cacheShape(at + count)));
+      for (const name of isLast ? [] : group.names)
+        caches.set(name, await zeros(group.cacheShape(at + count)));
+      const targets = isLast ? group.write : wholes(caches);
       const blocks = [{ from: [0, at], size: [1, count], at: [] }];
-      const kept = [...past].map(([name, from]) => ({
-        from,
-        target: { to: caches.get(name) as ResidentTensor },
-      }));
+      // A run may ask for some of the keys and values only.
+      const kept = Object.entries(targets).flatMap(([name, target]) => {
+        const from = past.get(name);
+        return from === undefined ? [] : [{ from, target }];
+      });
       await device.copy([{ from: states, target: { to: part, blocks } }, ...kept]);
-      await runChunk(group, { at, count, part, past, caches, result });
+      await runChunk(group, { at, count, part, past, targets, result });
       await free([part, ...past.values()]);
       past = caches;
     }
-    const copies = Object.entries(group.write).map(([name, target]) => ({
-      from: past.get(name) as ResidentTensor,
-      target,
-    }));
-    await device.copy(copies);
     return result;
   } catch (error) {
     await device.free([result]);
@@ -85,13 +93,25 @@ interface Chunk {
   readonly part: ResidentTensor;
   /** Keys and values of the positions before, with no slots to spare: what is masked takes as long as the rest. */
   readonly past: ReadonlyMap<string, ResidentTensor>;
-  /** The same with room for these positions, which are written. */
-  readonly caches: ReadonlyMap<string, ResidentTensor>;
+  /** Where those of all positions so far go. */
+  readonly targets: Writes;
   readonly result: ResidentTensor;
 }
 
+const wholes = (caches: ReadonlyMap<string, ResidentTensor>): Writes =>
+  Object.fromEntries([...caches].map(([name, to]) => [name, { to, blocks: [{ at: [] }] }]));
+
+/** The same places, `slots` further along the cache's third axis. */
+const behind = ({ to, blocks = [{ at: [] }] }: WriteTarget, slots: number): WriteTarget => ({
+  to,
+  blocks: blocks.map((block) => {
+    const [row = 0, head = 0, slot = 0, ...rest] = block.at;
+    return { ...block, at: [row, head, slot + slots, ...rest] };
+  }),
+});
+
 async function runChunk(group: ChunkedGroup, chunk: Chunk): Promise<void> {
-  const { at, count, part, past, caches, result } = chunk;
+  const { at, count, part, past, targets, result } = chunk;
   const all = (group.feeds.last_positions as HostTensor).data as Int32Array;
   const first = all.findIndex((position) => position >= at);
   const row = first < 0 ? all.length : first;
@@ -111,7 +131,7 @@ async function runChunk(group: ChunkedGroup, chunk: Chunk): Promise<void> {
   const write: Record<string, Writes[string]> = {
     next_states: { to: result, blocks: [{ at: group.atPositions ? [row] : [0, at] }] },
   };
-  for (const [name, to] of caches) write[name] = { to, blocks: [{ at: [0, 0, at] }] };
+  for (const [name, target] of Object.entries(targets)) write[name] = behind(target, at);
   await group.run(feeds, { write });
 }
 

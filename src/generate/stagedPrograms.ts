@@ -38,8 +38,8 @@ type Writes = NonNullable<RunOptions['write']>;
 
 /** Rounded weights that may stay compiled beside the decoder though not every step needs them. */
 export const KEPT_BYTES = 256e6;
-/** Positions of a prompt that are read at a time. */
-export const PROMPT_CHUNK = 128;
+/** Positions of a prompt that are read at a time, at most. */
+export const PROMPT_CHUNK = 256;
 const VISION = 'vision';
 const HEAD = 'head';
 
@@ -53,7 +53,7 @@ export class StagedPrograms implements ModelPrograms {
   readonly #keepsVision: boolean;
   readonly #keepsInteraction: boolean;
 
-  /** chunk: positions of a prompt that are read at a time. */
+  /** chunk: positions of a prompt that are read at a time, at most. */
   constructor(device: Device, config: FusionConfig, weights: StagedWeights, chunk = PROMPT_CHUNK) {
     this.#device = device;
     this.#chunk = chunk;

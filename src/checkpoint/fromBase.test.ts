@@ -282,6 +282,32 @@ describe('initRandom', () => {
     expect(first.equals(await readFile(path.join(out, 'model.safetensors')))).toBe(true);
   });
 
+  it('takes tower, projectors and token embeddings of another checkpoint', async () => {
+    const tower = path.join(root, 'seeing');
+    await initRandom({ json: config, where: 'c', out: tower, dtype: 'F32', seed: 5 });
+    const made = await initRandom({ json: config, where: 'c', out, dtype: 'F32', seed: 6, tower });
+    const [from, to] = [await openCheckpoint(tower), await openCheckpoint(out)];
+    const equal = new Map<string, boolean>();
+    for (const [name, shape] of expectedTensors(made)) {
+      // Norms and biases are the same in all.
+      if (shape.length === 1) continue;
+      const [a, b] = [await from.readF32(name), await to.readF32(name)];
+      equal.set(
+        name,
+        a.every((value, i) => value === b[i]),
+      );
+    }
+    const taken = /^model\.(vision_tower|mm_projector|aux_projector|embed_tokens)\./;
+    for (const [name, same] of equal) expect([name, same]).toEqual([name, taken.test(name)]);
+    expect(new Set(equal.values()).size).toBe(2);
+    const wider = { ...config, vocab_size: 2 * IDS };
+    await rm(out, { recursive: true });
+    await expect(initRandom({ json: wider, where: 'c', out, tower })).rejects.toThrow(
+      /seeing: tensor model.embed_tokens.weight: expected shape \[1024, 64\], got \[512, 64\]$/,
+    );
+    await expect(readdir(out)).rejects.toThrow('ENOENT');
+  });
+
   it('refuses a tokenizer with more ids than rows', async () => {
     const options = { json: config, where: 'c', out, tokenizer: pair.decoder };
     await expect(initRandom(options)).rejects.toThrow(/at most vocab_size 512 ids, got .* up to 513$/);

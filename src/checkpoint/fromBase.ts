@@ -11,6 +11,7 @@ import { InternalError, messageOf, UserError } from '../common/errors.ts';
 import type { OnProgress } from '../common/progress.ts';
 import { Random } from '../common/random.ts';
 import { type FusionConfig, parseFusionConfig, toConfigJson } from '../model/config.ts';
+import { patchTensors } from '../model/patchPrograms.ts';
 import {
   expectedTensors,
   fromSiglipName,
@@ -103,9 +104,15 @@ export type RandomOptions = WriteOptions & {
   readonly dtype?: WeightDtype | undefined;
   /** Standard deviation of the embedding tables. Default 0.02. */
   readonly embeddingStd?: number | undefined;
+  /** Folder of a FUSION checkpoint whose vision tower, projectors and token embeddings stand in for random ones. */
+  readonly tower?: string | undefined;
 };
 
-/** Writes a checkpoint of random weights and returns its configuration. Equal seeds give equal files. */
+/**
+ * Writes a checkpoint of random weights and returns its configuration. Equal seeds give equal files.
+ *
+ * @throws UserError for a tokenizer of too many ids, and a tower of other sizes.
+ */
 export async function initRandom(options: RandomOptions): Promise<FusionConfig> {
   const { json, where, out, seed = 0, dtype = 'BF16', embeddingStd } = options;
   const config = parseFusionConfig(json, where);
@@ -119,15 +126,35 @@ export async function initRandom(options: RandomOptions): Promise<FusionConfig> 
   }
   const shapes = expectedTensors(config);
   const values = randomValues(config, new Random(seed), embeddingStd);
-  const entries = [...shapes].map(
-    ([name, shape]): TensorEntry => ({ name, dtype, shape, data: () => values(name, shapes, dtype) }),
-  );
+  const given = await givenTower(config, options.tower);
+  const entries = [...shapes].map(([name, shape]): TensorEntry => {
+    const tensor = given.get(name);
+    const data = () => (tensor === undefined ? values(name, shapes, dtype) : copyTensor(tensor, dtype));
+    return { name, dtype, shape, data };
+  });
   await writeNewFolder(out, async (dir) => {
     await writeWeights(dir, entries, options);
     await writeConfig(dir, json, config, dtype);
     await tokens?.write(dir);
   });
   return config;
+}
+
+/** What `pretrain-tower --question` teaches, from the checkpoint in a folder. */
+async function givenTower(
+  config: FusionConfig,
+  dir: string | undefined,
+): Promise<ReadonlyMap<string, CheckpointTensor>> {
+  if (dir === undefined) return new Map();
+  const { tensors } = await openCheckpoint(dir);
+  const given = [...patchTensors(config, {}, 'question').own].map(([name, shape]) => {
+    const tensor = tensors.get(name);
+    const where = `${dir}: tensor ${name}`;
+    if (tensor === undefined) throw new UserError(`${where}: expected shape [${shape.join(', ')}], got none`);
+    checkShape(tensor, shape, where);
+    return [name, tensor] as const;
+  });
+  return new Map(given);
 }
 
 /** The tables grow where the new tokens' ids lie beyond them (Phi-3's have rows to spare). */

@@ -42,7 +42,8 @@ const EXAMPLES = `
 Examples:
   fusion init --decoder Llama-3.1-8B-Instruct --tower siglip-so400m-patch14-384 --out start
   fusion init --random --variant fusion-x-phi3.5-3b --out random
-  fusion init --random --config config.json --tokenizer DIR --dtype f32 --out random`;
+  fusion init --random --config config.json --tokenizer DIR --dtype f32 --out random
+  fusion init --random --config config.json --tokenizer DIR --tower models/tiny --out seeing`;
 
 export function registerInit(program: Command): void {
   const command = program
@@ -50,7 +51,7 @@ export function registerInit(program: Command): void {
     .description('make a checkpoint to train from: of two base models, or of random weights')
     .requiredOption('-o, --out <dir>', 'folder to make')
     .option('--decoder <dir>', 'folder or hub id of a Llama or Phi-3 model')
-    .option('--tower <dir>', 'folder or hub id of a SigLIP or SigLIP2 model')
+    .option('--tower <dir>', 'folder or hub id of a SigLIP or SigLIP2 model; with --random of a FUSION one')
     .option('--tower-name <name>', "mm_vision_tower in config.json (default: the tower's id or folder)")
     .option('--random', 'random weights, with --variant or --config')
     .option('--variant <name>', 'a released variant, such as fusion-x-phi3.5-3b')
@@ -114,12 +115,13 @@ async function fromBase(flags: Flags, common: Common): Promise<FusionConfig> {
 
 async function random(flags: Flags, common: Common): Promise<FusionConfig> {
   const { initRandom } = await import('../checkpoint/fromBase.ts');
-  refuse(flags, ['decoder', 'tower', 'towerName'], 'with --random');
+  refuse(flags, ['decoder', 'towerName'], 'with --random');
   const dtype = weightDtype(flags.dtype);
   if (dtype === 'same') throw new UserError('dtype: expected bf16, f16 or f32 with --random, got same');
   const { json, where } = await givenConfig(flags);
   const merged = { ...json, ...configKeys(flags) };
-  return initRandom({ ...common, json: merged, where, dtype, embeddingStd: flags.embeddingStd });
+  const tower = flags.tower === undefined ? undefined : await findModel(flags.tower, flags.quiet);
+  return initRandom({ ...common, json: merged, where, dtype, embeddingStd: flags.embeddingStd, tower });
 }
 
 async function givenConfig({ variant, config }: Flags) {

@@ -6,7 +6,7 @@ import { variantJson } from '../checkpoint/baseConfigs.ts';
 import { partFormats } from '../checkpoint/quantise/formats.ts';
 import { UserError } from '../common/errors.ts';
 import { parseFusionConfig } from '../model/config.ts';
-import { type CheckedModel, checkMemory } from './fitCheck.ts';
+import { type CheckedModel, checkMemory, hasRoomForAll } from './fitCheck.ts';
 import { memoryNeeds } from './memoryNeeds.ts';
 import { loadModel } from './model.ts';
 
@@ -75,6 +75,14 @@ describe('by estimates', () => {
     expect(checkMemory(converted, undefined, { ...use, sequences: 8 }, gigabytes(6))[0]).toMatch(
       /8 conversations of 1024 positions/,
     );
+  });
+
+  it('has room for all parts where more is asked and twice what it takes is free', () => {
+    const use = { positions: 1024, queryLength: 36, sequences: 1, asksAgain: true };
+    const needed = memoryNeeds(config, partFormats('int4'), use).peak;
+    const room = (factor: number, asksAgain = true) =>
+      hasRoomForAll(converted, { ...use, asksAgain }, { available: factor * needed, total: 64e9 });
+    expect([room(2.01), room(1.99), room(9, false)]).toEqual([true, false, false]);
   });
 
   it('names fewer latents where they decide', () => {

@@ -80,6 +80,19 @@ export function checkMemory(
   ];
 }
 
+/**
+ * Whether a converted model that is asked more than once may keep compiled what it needs only at times: where twice
+ * what it takes at most is free.
+ */
+export function hasRoomForAll(
+  { config, quantization }: CheckedModel,
+  expected: ExpectedUse = {},
+  memory: MachineMemory = machineMemory(),
+): boolean {
+  if (!expected.asksAgain) return false;
+  return 2 * memoryNeeds(config, quantization?.formats, fullUse(config, expected)).peak <= memory.available;
+}
+
 /** In which formats the model's parts will be in memory; undefined for a checkpoint as it was trained. */
 export function plannedFormats(
   { quantization }: Pick<CheckedModel, 'quantization'>,

@@ -25,7 +25,7 @@ import { validateTensors } from '../model/weights.ts';
 import { openDevice } from '../runtime/device.ts';
 import type { Constants, Device, DeviceName } from '../runtime/types.ts';
 import { CompiledPrograms, type ModelPrograms } from './compiled.ts';
-import { checkMemory, type ExpectedUse } from './fitCheck.ts';
+import { checkMemory, type ExpectedUse, hasRoomForAll } from './fitCheck.ts';
 import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { withImageTokens } from './limits.ts';
@@ -151,7 +151,7 @@ export async function loadModel(from: string | ModelFiles, options: LoadOptions 
   const given = typeof options.device === 'object' ? options.device : undefined;
   const device = given ?? (await openNamed(options, config));
   try {
-    const { weights, programs } = await loadPrograms(device, files, options.onProgress);
+    const { weights, programs } = await loadPrograms(device, files, options);
     const limit = options.featureBytes ?? DEFAULT_FEATURE_BYTES;
     const images = new ImageFeatures(device, config, programs, { limit });
     const reader = options.separateReader ? await openReader(device, files, limit) : undefined;
@@ -213,7 +213,7 @@ export async function inFormat(files: ModelFiles, options: LoadOptions): Promise
 async function loadPrograms(
   device: Device,
   files: ModelFiles,
-  onProgress: OnProgress | undefined,
+  { memory, onProgress }: LoadOptions,
 ): Promise<{ readonly weights: ResidentWeights; readonly programs: ModelPrograms }> {
   const { config, checkpoint, quantization } = files;
   if (quantization === undefined) {
@@ -222,7 +222,9 @@ async function loadPrograms(
     return { weights, programs: new CompiledPrograms(device, config, weights, constants) };
   }
   const staged = await loadStaged(device, config, checkpoint, quantization, onProgress);
-  return { weights: staged.resident, programs: new StagedPrograms(device, config, staged) };
+  const keptBytes =
+    memory !== 'unchecked' && hasRoomForAll(files, memory) ? Number.POSITIVE_INFINITY : undefined;
+  return { weights: staged.resident, programs: new StagedPrograms(device, config, staged, { keptBytes }) };
 }
 
 /** A reader for a small model; none where no core is free for it, or where long answers have to be read again. */

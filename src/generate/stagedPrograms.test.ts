@@ -18,7 +18,7 @@ import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { forward } from './loss.ts';
 import { type FusionModel, loadModel } from './model.ts';
 import { openImage, pictureOf } from './picture.ts';
-import { StagedPrograms } from './stagedPrograms.ts';
+import { type StagedOptions, StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
 
 const IMAGE = join(GOLDEN, 'images/baseline.jpg');
@@ -140,15 +140,18 @@ describe('in stages', () => {
     await loaded.dispose();
   });
 
-  /** Works with the stages of the F32 model, prompts read so many positions at a time. */
-  async function inPieces(chunk: number, work: (model: FusionModel) => Promise<void>): Promise<void> {
+  /** Works with the stages of the F32 model. */
+  async function inPieces(
+    options: StagedOptions,
+    work: (model: FusionModel, device: CountingDevice) => Promise<void>,
+  ): Promise<void> {
     const device = new CountingDevice();
     const model = await loadModel(await converted('f32'), { device });
     const checkpoint = await openCheckpoint(model.dir);
     const weights = await loadStaged(device, model.config, checkpoint, { formats: partFormats('f32') });
-    const programs = new StagedPrograms(device, model.config, weights, chunk);
+    const programs = new StagedPrograms(device, model.config, weights, options);
     const before = device.live;
-    await work({ ...model, programs });
+    await work({ ...model, programs }, device);
     expect(device.live).toBe(before + model.images.size);
     await programs.dispose();
     await device.free(Object.values(weights.resident));
@@ -157,7 +160,7 @@ describe('in stages', () => {
   }
 
   it('F32 gives the checkpoint’s logits bit for bit, for every number of latents', async () => {
-    await inPieces(Number.POSITIVE_INFINITY, async (model) => {
+    await inPieces({ chunk: Number.POSITIVE_INFINITY }, async (model) => {
       expect(await logitsOf(model, 4)).toEqual(expected);
       expect(await logitsOf(model, 9)).toEqual(expected9);
       expect(Object.keys(model.weights)).not.toContain('model.embed_tokens.weight');
@@ -165,12 +168,12 @@ describe('in stages', () => {
   });
 
   it.each([7, 50])('a prompt read %i positions at a time gives what it gives at once', async (chunk) => {
-    await inPieces(chunk, async (model) => {
+    await inPieces({ chunk }, async (model) => {
       const got = await logitsOf(model, 4);
       for (const [i, row] of got.entries()) expect(deviation(row, expected[i]!)).toBeLessThan(1e-5);
       const asked = [0, 6, 7, 30, 49, 50, 99];
       const rows = await promptLogits(model, asked);
-      await inPieces(Number.POSITIVE_INFINITY, async (whole) => {
+      await inPieces({ chunk: Number.POSITIVE_INFINITY }, async (whole) => {
         expect(deviation(rows, await promptLogits(whole, asked))).toBeLessThan(1e-5);
         // Not in order: read at once.
         expect(await promptLogits(model, [50, 3])).toEqual(await promptLogits(whole, [50, 3]));
@@ -237,6 +240,29 @@ describe('a converted model', () => {
     const same = await load(source.dir, 'f32');
     expect(same.dir).toBe(source.dir);
     await same.dispose();
+  });
+
+  it.each([
+    ['released after use where they are larger than may be kept', 0, 2],
+    ['kept where there is room', Number.POSITIVE_INFINITY, 1],
+  ])('tower and interaction layers are %s', async (_, keptBytes, times) => {
+    const device = new CountingDevice();
+    const formats = partFormats('int8');
+    const loaded = await loadModel(await converted('int8'), { device });
+    const weights = await loadStaged(device, loaded.config, await openCheckpoint(loaded.dir), { formats });
+    const programs = new StagedPrograms(device, loaded.config, weights, { keptBytes });
+    const images = new ImageFeatures(device, loaded.config, programs, { limit: DEFAULT_FEATURE_BYTES });
+    for (const text of QUESTIONS) {
+      await ask({ ...loaded, programs, images }, { text, image: IMAGE }, { maxTokens: 1 });
+    }
+    const loads = (name: string) => device.loads.filter((each) => each === name).length;
+    expect(['vision', 'interaction 0', 'interaction 1'].map(loads)).toEqual([times, times, times]);
+    expect(loads('head')).toBe(1);
+    await images.dispose();
+    await programs.dispose();
+    await device.free(Object.values(weights.resident));
+    await loaded.dispose();
+    expect(device.live).toBe(0);
   });
 
   it('has no loss and no gradients', async () => {

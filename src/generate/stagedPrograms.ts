@@ -36,12 +36,19 @@ import type { StagedWeights } from './stagedWeights.ts';
 type Feeds = Readonly<Record<string, Feed>>;
 type Writes = NonNullable<RunOptions['write']>;
 
-/** Rounded weights that may stay compiled beside the decoder though not every step needs them. */
+/** Bytes of a part's rounded weights that stay compiled beside the decoder though not every step needs them. */
 export const KEPT_BYTES = 256e6;
 /** Positions of a prompt that are read at a time, at most. */
 export const PROMPT_CHUNK = 256;
 const VISION = 'vision';
 const HEAD = 'head';
+
+export interface StagedOptions {
+  /** Positions of a prompt that are read at a time, at most; `PROMPT_CHUNK` unless given. */
+  readonly chunk?: number | undefined;
+  /** Larger parts are compiled again whenever they are needed: the tower, the interaction layers. `KEPT_BYTES` unless given. */
+  readonly keptBytes?: number | undefined;
+}
 
 export class StagedPrograms implements ModelPrograms {
   readonly #device: Device;
@@ -53,8 +60,12 @@ export class StagedPrograms implements ModelPrograms {
   readonly #keepsVision: boolean;
   readonly #keepsInteraction: boolean;
 
-  /** chunk: positions of a prompt that are read at a time, at most. */
-  constructor(device: Device, config: FusionConfig, weights: StagedWeights, chunk = PROMPT_CHUNK) {
+  constructor(
+    device: Device,
+    config: FusionConfig,
+    weights: StagedWeights,
+    { chunk = PROMPT_CHUNK, keptBytes = KEPT_BYTES }: StagedOptions = {},
+  ) {
     this.#device = device;
     this.#chunk = chunk;
     this.#model = { config, weights };
@@ -64,8 +75,8 @@ export class StagedPrograms implements ModelPrograms {
       Object.entries(weights.constants)
         .filter(([name]) => name.startsWith(prefix))
         .reduce((sum, [, { byteLength }]) => sum + byteLength, 0);
-    this.#keepsVision = bytes('model.vision_tower.') <= KEPT_BYTES;
-    this.#keepsInteraction = bytes('model.vision_sampler_layers.') <= KEPT_BYTES;
+    this.#keepsVision = bytes('model.vision_tower.') <= keptBytes;
+    this.#keepsInteraction = bytes('model.vision_sampler_layers.') <= keptBytes;
   }
 
   async tile(): Promise<BoundProgram> {

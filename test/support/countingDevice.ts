@@ -13,6 +13,8 @@ import type {
 
 export class CountingDevice extends LocalDevice {
   readonly #live = new Set<number>();
+  /** Names of the programs that were compiled, in order. */
+  readonly loads: string[] = [];
   /** Names of the programs that ran, in order. */
   readonly runs: string[] = [];
   /** Called after each run; tests cancel from here. */
@@ -28,6 +30,7 @@ export class CountingDevice extends LocalDevice {
   }
 
   override async load(program: Program, constants?: Constants): Promise<Executable> {
+    this.loads.push(program.name);
     return this.#counted(await super.load(program, constants));
   }
 

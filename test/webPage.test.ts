@@ -274,7 +274,10 @@ describe.skipIf(noBrowser !== undefined)(`the page (${noBrowser ?? 'in Chromium'
     await page.getByText('Whole answer', { exact: true }).waitFor();
     await page.locator('.chip', { hasText: 'world' }).click();
     await page.getByText('“world”, mean of all layers: strongest in the upper right').first().waitFor();
+    const placeOf = async () => (await page.locator('.chips').boundingBox())?.y;
+    const before = await placeOf();
     await page.locator('.chip', { hasText: 'Hello' }).hover();
+    expect(await placeOf()).toBe(before);
     await page.getByText('“Hello”, mean of all layers: strongest in the lower left').first().waitFor();
     await page.locator('.segment', { hasText: 'Latents' }).click();
     await page.getByText('All latents').first().waitFor();

@@ -70,6 +70,7 @@ const recipeSchema = z.strictObject(
     overlaps: flag.optional(),
     extra_turns: integer(0, 8).optional(),
     single: flag.optional(),
+    kinds: z.record(text(), integer(1, 100), { error: 'kind: how many times as often' }).optional(),
   },
   { error: 'a recipe' },
 );

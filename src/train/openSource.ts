@@ -58,6 +58,7 @@ function recipeOf(raw: RawRecipe, seed: number, size: number): SynthRecipe {
       ...set('overlaps', raw.overlaps),
       ...set('extraTurns', raw.extra_turns),
       ...set('single', raw.single),
+      ...set('kinds', raw.kinds),
     },
   };
 }

@@ -299,6 +299,7 @@ const levels = fc
     overlaps: fc.boolean(),
     extraTurns: fc.integer({ min: 0, max: 4 }),
     single: fc.boolean(),
+    kinds: fc.constantFrom({}, { beside: 9, placeChoice: 5, change: 3 }),
   })
   .chain((options) =>
     fc

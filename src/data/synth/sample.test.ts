@@ -12,6 +12,18 @@ const each = (category: Category, count: number, make: (sample: Sample) => void,
 };
 
 describe('sampleAt', () => {
+  it('asks a kind more often where it is told to, and refuses kinds that there are not', () => {
+    const asked = (kinds: Record<string, number>) => {
+      const kindOf = (_: unknown, i: number) =>
+        sampleAt('MultiChoice', 'train', 4, i, { kinds, single: true }).turns[0]?.kind;
+      return Array.from({ length: 200 }, kindOf).filter((kind) => kind === 'placeChoice').length;
+    };
+    expect(asked({ placeChoice: 1 })).toBe(asked({}));
+    expect(asked({ placeChoice: 8 })).toBeGreaterThan(2 * asked({}));
+    expect(() => asked({ placeChoise: 2 })).toThrow('kinds: expected "placeChoice", got "placeChoise"');
+    expect(() => asked({ placeChoice: 0.5 })).toThrow('kinds: placeChoice: expected an integer from 1 to 100');
+  });
+
   it('is the same for the same name, in any order, and else different', () => {
     const names = CATEGORIES.flatMap((category) => [0, 1, 7].map((index) => ({ category, index })));
     const make = ({ category, index }: (typeof names)[number]) =>

@@ -6,6 +6,7 @@
  * Source: the categories of the published synthetic sets (FUSION-Pretrain-10M, FUSION-Finetune-12M).
  */
 import { InternalError, UserError } from '../../common/errors.ts';
+import { nearestName } from '../../common/nearest.ts';
 import { Random } from '../../common/random.ts';
 import type { LlavaTurn } from '../conversation.ts';
 import * as choice from './askChoice.ts';
@@ -127,6 +128,11 @@ const CONTRAST: Weighted<Kind<PairPlan, Pair>> = [
   [contrast.sameNumber, 1],
 ];
 
+/** The names of all kinds of questions. */
+export const KIND_NAMES: readonly string[] = [
+  ...new Set([SHORT, LONG, REASONING, MULTI_CHOICE, TEXT, CONTRAST].flat().map(([kind]) => kind.name)),
+];
+
 /** Sample `index` of a category: a pure function of its arguments. @throws UserError for options out of range */
 export function sampleAt(
   category: Category,
@@ -217,7 +223,9 @@ function converse<P, S>(
   count: number,
   build: (plan: P) => S | undefined,
 ): { scene: S; turns: readonly Turn[] } {
-  const possible = kinds.filter(([kind]) => kind.answers(options).length > 0);
+  const possible = kinds
+    .filter(([kind]) => kind.answers(options).length > 0)
+    .map(([kind, weight]) => [kind, weight * (options.kinds[kind.name] ?? 1)] as const);
   const { scene, turn } = firstTurn(random, options, possible, build);
   const turns = [turn];
   for (let attempt = 0; turns.length < count && attempt < 6 * count; attempt++) {
@@ -285,7 +293,22 @@ export function checkedOptions(options: Partial<SynthOptions>): SynthOptions {
     if (Number.isInteger(value) && value >= low && value <= high) continue;
     throw new UserError(`${name}: expected an integer from ${low} to ${high}, got ${value}`);
   }
+  checkKinds(all.kinds);
   return all;
+}
+
+function checkKinds(kinds: SynthOptions['kinds']): void {
+  for (const [name, times] of Object.entries(kinds)) {
+    if (!KIND_NAMES.includes(name)) {
+      const near = nearestName(name, KIND_NAMES);
+      throw new UserError(
+        `kinds: expected ${near === undefined ? KIND_NAMES.join(', ') : `"${near}"`}, got "${name}"`,
+      );
+    }
+    if (!Number.isInteger(times) || times < 1 || times > 100) {
+      throw new UserError(`kinds: ${name}: expected an integer from 1 to 100, got ${times}`);
+    }
+  }
 }
 
 /** A question to mark by comparison. */

@@ -120,6 +120,8 @@ export interface SynthOptions {
   readonly extraTurns: number;
   /** True: one of a sample's turns alone, whichever; as people ask. */
   readonly single: boolean;
+  /** By the name of a kind of question, how many times as often as usual it is asked, 1 to 100. */
+  readonly kinds: Readonly<Record<string, number>>;
 }
 
 export const DEFAULT_OPTIONS: SynthOptions = {
@@ -132,4 +134,5 @@ export const DEFAULT_OPTIONS: SynthOptions = {
   overlaps: true,
   extraTurns: 0,
   single: false,
+  kinds: {},
 };

@@ -21,7 +21,9 @@ describe('sampleAt', () => {
     expect(asked({ placeChoice: 1 })).toBe(asked({}));
     expect(asked({ placeChoice: 8 })).toBeGreaterThan(2 * asked({}));
     expect(() => asked({ placeChoise: 2 })).toThrow('kinds: expected "placeChoice", got "placeChoise"');
-    expect(() => asked({ placeChoice: 0.5 })).toThrow('kinds: placeChoice: expected an integer from 1 to 100');
+    expect(() => asked({ placeChoice: 0.5 })).toThrow(
+      'kinds: placeChoice: expected an integer from 1 to 100',
+    );
   });
 
   it('is the same for the same name, in any order, and else different', () => {

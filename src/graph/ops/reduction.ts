@@ -1,10 +1,11 @@
 /** Reductions. Sums of nothing are 0; the maximum of nothing is an error of the caller. */
-import type { Dim, Shape } from '../dims.ts';
+import { type Dim, type Shape, sizeOf } from '../dims.ts';
 import { argMax, broadcastTo, dimOf, divide, reshape, scatterElementsAdd } from '../functions.ts';
 import type { Lowering } from '../lowering.ts';
 import type { OpTable } from '../ops.ts';
 import type { Tensor } from '../tensor.ts';
 import { type Inferred, operand, requireFloat } from './rules.ts';
+import { floatConstant } from './source.ts';
 
 interface SumAttributes {
   readonly axes: readonly number[];
@@ -36,6 +37,25 @@ function lower(operator: string) {
   };
 }
 
+/**
+ * A sum over all axes but the last is, on the CPU, a product of a row of ones with the rows: its kernel reads them at
+ * the memory's speed and on all threads.
+ */
+function lowerSum(context: Lowering, inputs: readonly string[], node: Tensor<'sum'>): string {
+  const x = operand(node.inputs, 0, 'sum');
+  const { axes } = node.attributes;
+  const leading =
+    x.shape.length > 1 && axes.length === x.shape.length - 1 && axes.every((axis, i) => axis === i);
+  if (context.target !== 'cpu' || x.dtype !== 'f32' || !leading) {
+    return lower('ReduceSum')(context, inputs, node);
+  }
+  const [rows, width] = [sizeOf(x.shape.slice(0, -1)), dimOf(x, -1)];
+  const reshaped = (name: string, shape: Shape) =>
+    context.emit('Reshape', [name, context.shapeVector(shape)], { attributes: { allowzero: 1 } });
+  const ones = context.emit('Expand', [floatConstant(context, 1, x.dtype), context.shapeVector([1, rows])]);
+  return reshaped(context.emit('MatMul', [ones, reshaped(inputs[0] ?? '', [rows, width])]), node.shape);
+}
+
 /** The gradient with its reduced axes back as ones, so that it broadcasts over the operand. */
 function expanded(g: Tensor, x: Tensor, axes: readonly number[]): Tensor {
   return reshape(g, reducedShape(x.shape, axes, true));
@@ -61,7 +81,7 @@ function inferAlongAxis(op: string, dtype?: 'i64') {
 export const reductionOps: Pick<OpTable, 'sum' | 'mean' | 'max' | 'argMax'> = {
   sum: {
     infer: infer('sum'),
-    lower: lower('ReduceSum'),
+    lower: lowerSum,
     gradient: (g, y) => {
       const x = operand(y.inputs, 0, 'sum');
       return [broadcastTo(expanded(g, x, y.attributes.axes), x.shape)];

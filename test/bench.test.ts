@@ -37,6 +37,7 @@ test('bench prints one table, as rows and as JSON', async () => {
     `decode +${figure} tokens/s +median of 2 tokens; \\d+% of the limit`,
     `peak memory +${figure} GB`,
     `memory reads +${figure} GB/s +the limit of decode`,
+    `one row f32 +${figure} GB/s +weights that its products get through`,
     `products f32 +${figure} GFLOP/s +the limit of prefill`,
   ];
   expect(rows).toHaveLength(patterns.length);

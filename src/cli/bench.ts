@@ -24,6 +24,8 @@ interface Report extends Benchmark {
   readonly threads: number;
   /** Bytes a second. */
   readonly readRate: number;
+  /** Bytes of weights a second in products with one row. */
+  readonly rowRate: number;
   /** Operations a second. */
   readonly productRate: { readonly f32: number; readonly own: number };
   /** Of the limit: bytes of weights and cache ÷ the rate of reading; operations of products ÷ their rate. */
@@ -32,9 +34,10 @@ interface Report extends Benchmark {
 
 const HELP = `
 A picture of random pixels, a prompt of the wanted length (picture included) and tokens after it; medians of repeats,
-after a warm-up. Beside them what this machine reaches now with the same threads: reading memory (256 MiB), and
-products with matrices of the decoder's sizes, in f32 and as the model's weights are kept. "of the limit" is how near
-decoding comes to reading each weight and the cache once per token, and the prompt to its products alone.
+after a warm-up. Beside them what this machine reaches now with the same threads: reading memory (512 MiB), and
+products with matrices of the decoder's sizes, with one row and with many, as the model's weights are kept and in f32.
+"of the limit" is how near decoding comes to reading each weight and the cache once per token, and the prompt to its
+products alone.
 
 Examples:
   fusion bench --model DIR
@@ -81,7 +84,9 @@ async function measured(
   onProgress: ReturnType<typeof screenProgress>,
 ): Promise<Report> {
   const { benchmark } = await import('../generate/benchmark.ts');
-  const { floatProductRate, layerProductRate, readRate } = await import('../generate/machineSpeed.ts');
+  const { floatProductRate, layerProductRate, readRate, rowProductRate } = await import(
+    '../generate/machineSpeed.ts'
+  );
   const { decodeBytes, prefillOperations } = await import('../generate/workload.ts');
   const { PROMPT_CHUNK } = await import('../generate/stagedPrograms.ts');
   const { readQuantization } = await import('../checkpoint/quantise/formats.ts');
@@ -91,6 +96,7 @@ async function measured(
   const rows = formats === undefined ? speed.promptTokens : Math.min(PROMPT_CHUNK, speed.promptTokens);
   const productRate = { f32: await floatProductRate(model, rows), own: await layerProductRate(model, rows) };
   const reading = await readRate(device);
+  const rowRate = await rowProductRate(model);
   const bytes = decodeBytes(config, formats, speed.promptTokens + newTokens / 2);
   const operations = prefillOperations(config, speed.promptTokens, speed.queryLength);
   return {
@@ -100,6 +106,7 @@ async function measured(
     threads: device.threads,
     ...speed,
     readRate: reading,
+    rowRate,
     productRate,
     shares: {
       decode: bytes / reading / speed.seconds.decode,
@@ -140,17 +147,18 @@ function modelRows({ seconds, shares, promptTokens, newTokens, peakMemory }: Rep
   ];
 }
 
-function machineRows({ readRate, productRate, weights }: Report): readonly Row[] {
+function machineRows({ readRate, rowRate, productRate, weights }: Report): readonly Row[] {
   const f32 = rate(productRate.f32 / 1e9, 'GFLOP/s');
   return [
     ['memory reads', rate(readRate / 1e9, 'GB/s'), 'the limit of decode'],
+    [`one row ${weights}`, rate(rowRate / 1e9, 'GB/s'), 'weights that its products get through'],
     ...(weights === 'f32' ? [] : [['products f32', f32] as const]),
     [`products ${weights}`, rate(productRate.own / 1e9, 'GFLOP/s'), 'the limit of prefill'],
   ];
 }
 
 function json(report: Report): string {
-  const { seconds, shares, productRate, readRate } = report;
+  const { seconds, shares, productRate, readRate, rowRate } = report;
   const shown = {
     model: report.model,
     weights: report.weights,
@@ -170,6 +178,7 @@ function json(report: Report): string {
     decode_share_of_limit: shares.decode,
     peak_memory_bytes: report.peakMemory,
     memory_read_bytes_per_second: readRate,
+    one_row_bytes_per_second: rowRate,
     product_flops: { f32: productRate.f32, weights: productRate.own },
   };
   return `${JSON.stringify(shown, undefined, 2)}\n`;

@@ -9,7 +9,7 @@ import { partFormats } from '../checkpoint/quantise/formats.ts';
 import { median } from '../common/median.ts';
 import { parseFusionConfig } from '../model/config.ts';
 import { benchmark } from './benchmark.ts';
-import { floatProductRate, layerProductRate } from './machineSpeed.ts';
+import { floatProductRate, layerProductRate, rowProductRate } from './machineSpeed.ts';
 import { decodeBytes, decodeWeightBytes, prefillOperations } from './workload.ts';
 
 let made: RandomModel;
@@ -49,6 +49,7 @@ describe.each([
       const before = device.live;
       expect(await layerProductRate(model, 16)).toBeGreaterThan(1e6);
       expect(await floatProductRate(model, 16)).toBeGreaterThan(1e6);
+      expect(await rowProductRate(model)).toBeGreaterThan(1e5);
       expect(device.live).toBe(before);
     });
   });

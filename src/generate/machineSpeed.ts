@@ -13,9 +13,10 @@ import { expectedTensors } from '../model/weights.ts';
 import type { Constants, Device, Feed, FileConstant, ResidentTensor } from '../runtime/types.ts';
 import type { FusionModel } from './model.ts';
 
-/** More than caches hold: 256 MiB. */
-const READ_SHAPE = [8192, 8192] as const;
-const LAYER = 'model.layers.0.';
+/** More than caches hold, which are up to some hundred MiB in servers: 512 MiB. */
+const READ_SHAPE = [16_384, 8192] as const;
+const F32 = Float32Array.BYTES_PER_ELEMENT;
+const READ_BYTES = READ_SHAPE[0] * READ_SHAPE[1] * F32;
 /** Runs are repeated until there are so many, and so many seconds have passed. */
 const LEAST_RUNS = 5;
 const LEAST_SECONDS = 0.5;
@@ -34,7 +35,7 @@ export async function readRate(device: Device): Promise<number> {
   try {
     let least = Number.POSITIVE_INFINITY;
     for (const way of ways) least = Math.min(least, await secondsOf(device, way, {}, feeds));
-    return (rows * width * Float32Array.BYTES_PER_ELEMENT) / least;
+    return READ_BYTES / least;
   } finally {
     await device.free([tensor]);
   }
@@ -57,14 +58,30 @@ export async function floatProductRate({ device, config }: FusionModel, rows: nu
 
 /** Operations a second of products of `rows` rows with the matrices of one decoder layer, in the model's own format. */
 export async function layerProductRate(model: FusionModel, rows: number): Promise<number> {
+  const { operations, seconds } = await layerProducts(model, 1, rows);
+  return operations / seconds;
+}
+
+/**
+ * Bytes a second of weights, as they are stored, that products with one row get through: with the matrices of so many
+ * decoder layers that caches do not hold them, where there are so many.
+ */
+export async function rowProductRate(model: FusionModel): Promise<number> {
+  const { layers } = model.config.decoder;
+  const one = matrixBytes(await layerMatrices(model, 1));
+  const count = Math.min(layers, Math.ceil(READ_BYTES / one));
+  const { bytes, seconds } = await layerProducts(model, count, 1);
+  return bytes / seconds;
+}
+
+/** The products of `rows` rows with all matrices of the first layers: what they do, and how long it takes. */
+async function layerProducts(model: FusionModel, layers: number, rows: number) {
   const { device, weights } = model;
-  const constants = await layerConstants(model);
-  const matrices = layerMatrices(model);
+  const matrices = await layerMatrices(model, layers);
   const inputs = new Map<number, Tensor>();
-  const outputs = matrices.map(({ name, out, width }) => {
+  const outputs = matrices.map(({ name, out, width, rounded }) => {
     const x = inputs.get(width) ?? input(`x.${width}`, 'f32', ['M', width]);
     inputs.set(width, x);
-    const rounded = constants.get(name);
     const y =
       rounded === undefined
         ? linear(x, input(name, 'f32', [out, width]))
@@ -73,16 +90,19 @@ export async function layerProductRate(model: FusionModel, rows: number): Promis
             activations: 'int8',
           });
     // Sums are little to give back.
-    return [`${name}.sum`, sum(y, [0])] as const;
+    return [`${name}.sum`, sum(y, [0, 1])] as const;
   });
   const feeds: Record<string, Feed> = {};
   for (const { name } of matrices) feeds[name] = weights[name] as ResidentTensor;
   for (const width of inputs.keys()) feeds[`x.${width}`] = f32(waves(rows * width), [rows, width]);
-  const files = [...constants.values()].flatMap(({ codes, scales }) => [codes, scales]);
+  const files = matrices.flatMap(({ rounded }) => (rounded ? [rounded.codes, rounded.scales] : []));
   const byName = Object.fromEntries(files.map(({ name, ...file }) => [name, file]));
   const traced = program('products', Object.fromEntries(outputs));
-  const seconds = await secondsOf(device, traced, byName, feeds);
-  return (2 * rows * matrices.reduce((total, { out, width }) => total + out * width, 0)) / seconds;
+  return {
+    seconds: await secondsOf(device, traced, byName, feeds),
+    operations: 2 * rows * matrices.reduce((total, { out, width }) => total + out * width, 0),
+    bytes: matrixBytes(matrices),
+  };
 }
 
 interface NamedConstant extends FileConstant {
@@ -91,25 +111,38 @@ interface NamedConstant extends FileConstant {
 
 const inputOf = ({ name, dtype, shape }: NamedConstant): Tensor => input(name, dtype, shape);
 
-function layerMatrices({ config }: FusionModel) {
-  return [...expectedTensors(config)].flatMap(([name, [out = 0, width]]) =>
-    name.startsWith(LAYER) && width !== undefined ? [{ name, out, width }] : [],
-  );
+/** A Linear's weight; where it is kept rounded, its numbers and scales in their file. */
+interface Matrix {
+  readonly name: string;
+  readonly out: number;
+  readonly width: number;
+  readonly rounded:
+    | { readonly bits: 4 | 8; readonly codes: NamedConstant; readonly scales: NamedConstant }
+    | undefined;
 }
 
-/** The layer's rounded weights in their files; none of a checkpoint as it was trained. */
-async function layerConstants({ dir, config }: FusionModel) {
-  const quantization = await readQuantization(dir);
-  if (quantization === undefined) return new Map<string, never>();
-  const { rounded } = openStored(config, quantization.formats, await openCheckpoint(dir));
-  const own = [...rounded].filter(([name]) => name.startsWith(LAYER));
-  return new Map(
-    own.map(([name, weight]) => {
-      const codes: NamedConstant = { ...weight.codes, dtype: 'u8', name: codesName(weight) };
-      const scales: NamedConstant = { ...weight.scales, dtype: 'f32', name: scalesName(weight) };
-      return [name, { bits: weight.bits, codes, scales }];
-    }),
+const matrixBytes = (matrices: readonly Matrix[]): number =>
+  matrices.reduce(
+    (total, { out, width, rounded }) =>
+      total + (rounded ? rounded.codes.byteLength + rounded.scales.byteLength : F32 * out * width),
+    0,
   );
+
+/** The matrices of the decoder's first `layers` layers. */
+async function layerMatrices({ config, dir }: FusionModel, layers: number): Promise<readonly Matrix[]> {
+  const quantization = await readQuantization(dir);
+  const stored = quantization && openStored(config, quantization.formats, await openCheckpoint(dir)).rounded;
+  return [...expectedTensors(config)].flatMap(([name, [out = 0, width]]) => {
+    const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+    if (width === undefined || layer === undefined || Number(layer) >= layers) return [];
+    const weight = stored?.get(name);
+    const rounded = weight && {
+      bits: weight.bits,
+      codes: { ...weight.codes, dtype: 'u8' as const, name: codesName(weight) },
+      scales: { ...weight.scales, dtype: 'f32' as const, name: scalesName(weight) },
+    };
+    return [{ name, out, width, rounded }];
+  });
 }
 
 /** The median duration of a run, after one that does not count. */

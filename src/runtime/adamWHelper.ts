@@ -50,9 +50,10 @@ export class AdamWHelper {
         thread.off('message', onMessage).off('error', onError);
         thread.unref();
       };
-      const onMessage = (arrays: readonly AdamWArrays[]) => {
+      const onMessage = (arrays: AdamWArrays[]) => {
         done();
-        resolve(arrays);
+        // The thread's last message would hold what is in it: half of the gradients.
+        resolve(arrays.splice(0));
       };
       const onError = (error: unknown) => {
         done();

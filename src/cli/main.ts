@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { messageOf, UserError } from '../common/errors.ts';
 import { registerAsk } from './ask.ts';
+import { registerAverage } from './average.ts';
 import { registerBench } from './bench.ts';
 import { registerChat } from './chat.ts';
 import { registerCheck } from './check.ts';
@@ -50,6 +51,7 @@ const COMMANDS = [
   registerTrain,
   registerEvalSynth,
   registerMerge,
+  registerAverage,
   registerConvert,
   registerExport,
   registerCompare,

@@ -139,7 +139,7 @@ export function positive(text: string): number {
   throw new InvalidArgumentError('Expected an integer from 1.');
 }
 
-function decimal(text: string): number {
+export function decimal(text: string): number {
   if (text.trim() !== '' && Number.isFinite(Number(text))) return Number(text);
   throw new InvalidArgumentError('Expected a number.');
 }

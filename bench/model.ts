@@ -75,7 +75,8 @@ export const benchTrain = (args: readonly string[]): Promise<void> => benchModes
 
 /**
  * Loss and gradients with all layers' values kept and with layers computed again: seconds, the peak, and what of it is
- * activations: neither what was resident before (weights, the program) nor the gradients.
+ * activations: neither what was resident before (weights, the program) nor the gradients, which are there twice when a run
+ * ends: where they were computed, in memory that is kept for the next run, and as the arrays that are given back.
  */
 export async function benchRecompute(args: readonly string[]): Promise<void> {
   const options = parse(['--sizes', 'mid', '--runs', '3', ...args], 'gradients');
@@ -83,7 +84,7 @@ export async function benchRecompute(args: readonly string[]): Promise<void> {
   for (const size of options.sizes) {
     const command = (...more: string[]) => ours(size, 'gradients', options, ...more);
     const results = await alternate([command(), command('recompute')], options.runs);
-    const gradients = weightBytes(size);
+    const gradients = 2 * weightBytes(size);
     const activations = results.map(({ peakBytes, residentBytes }) => peakBytes - residentBytes - gradients);
     for (const [i, { seconds, peakBytes }] of results.entries()) {
       const cells = [size.padEnd(13), (i === 0 ? 'kept' : 'recomputed').padEnd(11)];

@@ -129,7 +129,7 @@ const CONTRAST: Weighted<Kind<PairPlan, Pair>> = [
 ];
 
 /** The names of all kinds of questions. */
-export const KIND_NAMES: readonly string[] = [
+const KIND_NAMES: readonly string[] = [
   ...new Set([SHORT, LONG, REASONING, MULTI_CHOICE, TEXT, CONTRAST].flat().map(([kind]) => kind.name)),
 ];
 

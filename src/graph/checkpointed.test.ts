@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { expectGradientsMatch } from '../../test/support/gradientCheck.ts';
 import { checkpointed, recomputedActivation } from './checkpointed.ts';
-import { add, exp, matMul, multiply, silu, sum, tanh } from './functions.ts';
+import { add, exp, gelu, matMul, multiply, silu, sum, tanh } from './functions.ts';
 import { grad } from './gradient.ts';
+import { gatedGelu } from './ops/elementwise.ts';
 import { input, type Tensor, topologicalOrder } from './tensor.ts';
 
 const layer = (w: Tensor, bias: Tensor) => (x: Tensor) => add(x, multiply(tanh(matMul(x, w)), bias));
@@ -54,6 +55,26 @@ describe('recomputedActivation', () => {
         [5, 2],
       ],
     );
+  });
+
+  it('takes the activation of the backward pass from elsewhere if told, with the same gradients', () => {
+    const gelus = (again?: (x: Tensor) => Tensor) => (x: Tensor, w: Tensor) =>
+      recomputedActivation(
+        (y) => gelu(y, 'tanh'),
+        (y) => matMul(y, w),
+        x,
+        again,
+      );
+    const shapes = [
+      [3, 4],
+      [4, 2],
+    ];
+    expectGradientsMatch(([x, w]) => gelus(gatedGelu)(x!, w!), shapes);
+    const [x, w] = [input('x', 'f32', [3, 4]), input('w', 'f32', [4, 2])];
+    const count = (y: Tensor) =>
+      topologicalOrder(grad(sum(multiply(y, y)), [x, w])).filter(({ op }) => op === 'gelu').length;
+    expect(count(gelus()(x, w))).toBe(2);
+    expect(count(gelus(gatedGelu)(x, w))).toBe(1);
   });
 
   it('reads what the activation made in the forward pass only there', () => {

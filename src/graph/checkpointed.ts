@@ -33,20 +33,22 @@ export const checkpointed: RunLayer = (layer, x) => {
 /**
  * `layer(activation(x))`, whose backward pass computes the activation again once it is known what flows towards it: x
  * is held between the passes, not what the activation makes of it, which costs little to compute and is as large.
- * `layer` is given one tensor and uses its value for its weights' gradients, as a Linear does.
+ * `layer` is given one tensor and uses its value for its weights' gradients, as a Linear does. again: the activation in
+ * the backward pass, where another way to compute it costs less beside its derivative.
  */
 export function recomputedActivation(
   activation: (x: Tensor) => Tensor,
   layer: (x: Tensor) => Tensor,
   x: Tensor,
+  again: (x: Tensor) => Tensor = activation,
 ): Tensor {
   const active = activation(x);
   const y = layer(active);
   const others = outsideOf(y, x);
   return withGradient(y, [x, ...others], (gradient) => {
     const [towards] = pullback(y, gradient, [active]);
-    const again = after(x, towards as Tensor);
-    return pullback(layer(activation(again)), gradient, [again, ...others]);
+    const later = after(x, towards as Tensor);
+    return pullback(layer(again(later)), gradient, [later, ...others]);
   });
 }
 

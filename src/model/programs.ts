@@ -23,6 +23,7 @@ import { LOWEST } from '../graph/nn.ts';
 import type { FusionConfig } from './config.ts';
 import { poolTiles, resizeImageTokens } from './connector.ts';
 import { type Attend, cached, causal, type KeysValues, type RotaryTables } from './decoder.ts';
+import { withFoldedNorms } from './foldedNorms.ts';
 import {
   decode,
   embedSequence,
@@ -96,6 +97,7 @@ export function traceForward(
   { overlay, recompute = false }: TraceOptions = {},
 ): ForwardTrace {
   const model = modelInputs(config, overlay);
+  const folded = overlay === undefined ? withFoldedNorms(model.parameters) : model.parameters;
   const side = config.vision.imageSize;
   const batch = {
     pixels: input('pixels', 'f32', ['B', 5, 3, side, side]),
@@ -107,7 +109,7 @@ export function traceForward(
   };
   // Dropout of adapters counts on the rows of whole samples.
   const options = { run: recompute ? checkpointed : runDirectly, wholeSamples: overlay !== undefined };
-  return { model, output: forward(model.parameters, batch, config, queryLength, options), config };
+  return { model, output: forward(folded, batch, config, queryLength, options), config };
 }
 
 /** The loss and its parts, as outputs of a program. */

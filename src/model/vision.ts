@@ -14,6 +14,7 @@ import {
   divide,
   equal,
   fill,
+  gatedGelu,
   gelu,
   iota,
   layerNorm,
@@ -56,8 +57,16 @@ export interface VisionStates {
 export function embedPatches(p: Parameters, pixels: Tensor, c: VisionConfig): Tensor {
   const [crops, side] = [dimOf(pixels, 0), c.grid * c.patchSize];
   const inside = slice(slice(pixels, 2, 0, side), 3, 0, side);
-  const cells = reshape(inside, [crops, 3, c.grid, c.patchSize, c.grid, c.patchSize]);
-  const patches = reshape(transpose(cells, [0, 2, 4, 1, 3, 5]), [crops, c.patches, 3 * c.patchSize ** 2]);
+  // One axis moves at a time, for which ONNX Runtime has a faster kernel: first the colours behind the rows of patches.
+  const bands = reshape(inside, [crops, 3, c.grid, c.patchSize * side]);
+  const lines = reshape(transpose(bands, [0, 2, 1, 3]), [
+    crops,
+    c.grid,
+    3 * c.patchSize,
+    c.grid,
+    c.patchSize,
+  ]);
+  const patches = reshape(transpose(lines, [0, 1, 3, 2, 4]), [crops, c.patches, 3 * c.patchSize ** 2]);
   const kernel = reshape(p.get('patch_embedding.weight'), [c.hiddenSize, 3 * c.patchSize ** 2]);
   const embedded = linear(patches, kernel, p.get('patch_embedding.bias'));
   return add(embedded, p.get('position_embedding.weight'));
@@ -114,6 +123,7 @@ function mlp(p: Parameters, x: Tensor): Tensor {
     (y) => gelu(y, 'tanh'),
     (y) => p.linear('fc2', y),
     p.linear('fc1', x),
+    gatedGelu,
   );
 }
 

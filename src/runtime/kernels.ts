@@ -14,6 +14,9 @@ const PAGE_BYTES = 65_536;
 /** Where the blocks of an update begin. */
 const PLACES = { weight: 0, gradient: BLOCK_BYTES, first: 2 * BLOCK_BYTES, second: 3 * BLOCK_BYTES };
 
+/** Where sums of squares are left. */
+const SUMS = PLACES.gradient;
+
 const FACTORS = ['scale', 'beta1', 'rest1', 'beta2', 'rest2', 'decay', 'stepSize', 'correction', 'epsilon'];
 
 /** `adamW(end, …factors)`: updates the blocks' bytes up to `end`, a multiple of 16. */
@@ -59,6 +62,34 @@ function adamWCode(): WasmFunction {
   };
 }
 
+/** Floats that one pass of `squares` reads. */
+const SQUARED = 8;
+
+/** `squares(end)`: leaves Σx² over the first block's bytes up to `end`, a multiple of 4·`SQUARED`, as two f64 to add. */
+function squaresCode(): WasmFunction {
+  const [end, address, values, ...sums] = [0, 1, 2, 3, 4, 5, 6];
+  const { get, set } = wasm;
+  const sumOfTwo = (sum: number) => [
+    ...[wasm.toDoubles, set(values), get(values), get(values), wasm.multiplyDoubles],
+    ...[get(sum), wasm.addDoubles, set(sum)],
+  ];
+  const four = (offset: number, low: number, high: number) => [
+    ...[get(address), wasm.load(offset), ...sumOfTwo(low)],
+    ...[get(address), wasm.load(offset), get(address), wasm.load(offset), wasm.upper, ...sumOfTwo(high)],
+  ];
+  const [a, b, c, d] = sums as [number, number, number, number];
+  return {
+    name: 'squares',
+    parameters: ['i32'],
+    locals: ['i32', 'v128', 'v128', 'v128', 'v128', 'v128'],
+    code: [
+      ...wasm.passes(address, end, 4 * SQUARED, [...four(0, a, b), ...four(16, c, d)]),
+      ...[wasm.integer(SUMS), get(a), get(b), wasm.addDoubles, get(c), get(d), wasm.addDoubles],
+      ...[wasm.addDoubles, wasm.store(0)],
+    ],
+  };
+}
+
 /** What of WebAssembly is used; it is no part of the language's own types. */
 const { WebAssembly: engine } = globalThis as unknown as {
   readonly WebAssembly: {
@@ -70,6 +101,9 @@ const { WebAssembly: engine } = globalThis as unknown as {
 interface Kernels {
   /** The module's memory, as floats. */
   readonly floats: Float32Array;
+  /** Where `squares` leaves its two sums. */
+  readonly sums: Float64Array;
+  readonly squares: (end: number) => void;
   readonly adamW: (end: number, ...factors: number[]) => void;
 }
 
@@ -78,28 +112,30 @@ let loaded: Kernels | undefined;
 /** The module of this thread, made when it is first wanted. */
 function kernels(): Kernels {
   if (loaded !== undefined) return loaded;
-  const bytes = wasmModule([adamWCode()], (4 * BLOCK_BYTES) / PAGE_BYTES);
+  const bytes = wasmModule([adamWCode(), squaresCode()], (4 * BLOCK_BYTES) / PAGE_BYTES);
   const { exports } = new engine.Instance(new engine.Module(bytes));
   const { buffer } = exports.memory as { readonly buffer: ArrayBuffer };
-  loaded = { adamW: exports.adamW as Kernels['adamW'], floats: new Float32Array(buffer) };
+  const { adamW, squares } = exports as unknown as Pick<Kernels, 'adamW' | 'squares'>;
+  loaded = { adamW, squares, floats: new Float32Array(buffer), sums: new Float64Array(buffer, SUMS, 2) };
   return loaded;
 }
 
 /** Bytes of `count` floats and of what is missing to a whole vector, which is computed and not used. */
 const vectorBytes = (count: number): number => 16 * Math.ceil(count / 4);
 
-/** `√Σx²`, summed in f64. */
-export function norm(x: Float32Array): number {
-  let [a, b, c, d] = [0, 0, 0, 0];
-  const whole = x.length - (x.length % 4);
-  for (let i = 0; i < whole; i += 4) {
-    a += (x[i] as number) ** 2;
-    b += (x[i + 1] as number) ** 2;
-    c += (x[i + 2] as number) ** 2;
-    d += (x[i + 3] as number) ** 2;
+/** `Σx²`, summed in f64. */
+export function sumOfSquares(x: Float32Array): number {
+  const { floats, sums, squares } = kernels();
+  let total = 0;
+  for (let begin = 0; begin < x.length; begin += BLOCK) {
+    const block = x.subarray(begin, begin + BLOCK);
+    const padded = SQUARED * Math.ceil(block.length / SQUARED);
+    floats.set(block);
+    floats.fill(0, block.length, padded);
+    squares(4 * padded);
+    total += (sums[0] as number) + (sums[1] as number);
   }
-  for (let i = whole; i < x.length; i++) a += (x[i] as number) ** 2;
-  return Math.sqrt(a + b + c + d);
+  return total;
 }
 
 /** `into += from`, in place. */

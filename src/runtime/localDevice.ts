@@ -15,7 +15,7 @@ import type { AdamWArrays } from './adamWThread.ts';
 import { runLinks } from './chain.ts';
 import { DeviceTensors, type HeldTensor, type HeldWrite, isOnGpu } from './deviceTensors.ts';
 import { asInput, GpuTensors } from './gpuTensors.ts';
-import { accumulate, norm } from './kernels.ts';
+import { accumulate, sumOfSquares } from './kernels.ts';
 import { type SessionOptions, sessionOptions } from './sessionOptions.ts';
 import {
   type AdamWOptions,
@@ -219,7 +219,7 @@ export class LocalDevice implements Device {
 
   async norms(tensors: readonly ResidentTensor[]): Promise<readonly number[]> {
     const all: number[] = [];
-    for (const tensor of tensors) all.push(norm(await this.#tensors.floats(tensor)));
+    for (const tensor of tensors) all.push(Math.sqrt(sumOfSquares(await this.#tensors.floats(tensor))));
     return all;
   }
 

@@ -52,6 +52,12 @@ export const wasm = {
   subtract: simd(0xe5),
   multiply: simd(0xe6),
   divide: simd(0xe7),
+  /** Of floats 0 and 1 as doubles; the others come down by `upper` first. */
+  toDoubles: simd(0x5f),
+  /** Floats 2 and 3 of the upper of two vectors on the stack, before anything. */
+  upper: [...simd(0x0d), ...Array.from({ length: 16 }, (_, i) => 8 + (i % 8))] as Bytes,
+  addDoubles: simd(0xf0),
+  multiplyDoubles: simd(0xf2),
   /** Runs `body` while local `address`, raised by `step` after each pass, is below local `end`; once at least. */
   passes: (address: number, end: number, step: number, body: readonly Bytes[]): readonly Bytes[] => [
     [0x03, 0x40],

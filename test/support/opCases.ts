@@ -298,6 +298,10 @@ export const OP_CASES: { readonly [N in OpName]: readonly OpCase[] } = {
       { transposeA: true, scale: -2 },
       [
         [3, 2],
+        [3, 7],
+      ],
+      [
+        [3, 2],
         [3, 4],
       ],
       [
@@ -371,14 +375,21 @@ export const OP_CASES: { readonly [N in OpName]: readonly OpCase[] } = {
     ...one(f.logSoftmax, [2, 3], [4], [2, 2, 1], [0, 3], [2, 0]),
     ...of(([x]) => f.logSoftmax(x!), [FAR]),
   ],
-  layerNorm: of(
-    ([x, w, b]) => f.layerNorm(x!, w!, b!, 1e-3),
-    ...NORM_SHAPES.map((shape) => [normal(...shape), normal(shape.at(-1)!), normal(shape.at(-1)!)]),
-  ),
-  rmsNorm: of(
-    ([x, w]) => f.rmsNorm(x!, w!, 1e-3),
-    ...NORM_SHAPES.map((shape) => [normal(...shape), normal(shape.at(-1)!)]),
-  ),
+  layerNorm: [
+    ...of(
+      ([x, w, b]) => f.layerNorm(x!, w!, b!, 1e-3),
+      ...NORM_SHAPES.map((shape) => [normal(...shape), normal(shape.at(-1)!), normal(shape.at(-1)!)]),
+    ),
+    ...one((x) => f.layerNorm(x, f.fill(1, [4], x.dtype), f.fill(0, [4], x.dtype), 1e-3), [2, 3, 4]),
+    ...of(([x, b]) => f.layerNorm(x!, f.fill(1, [4], x!.dtype), b!, 1e-3), [normal(2, 4), normal(4)]),
+  ],
+  rmsNorm: [
+    ...of(
+      ([x, w]) => f.rmsNorm(x!, w!, 1e-3),
+      ...NORM_SHAPES.map((shape) => [normal(...shape), normal(shape.at(-1)!)]),
+    ),
+    ...one((x) => f.rmsNorm(x, f.fill(1, [4], x.dtype), 1e-3), [2, 3, 4]),
+  ],
   extraOutput: [
     ...of(
       ([x, w, b]) => f.extraOutput(f.layerNorm(x!, w!, b!, 1e-3), 2),

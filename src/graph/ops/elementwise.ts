@@ -15,6 +15,7 @@ import {
   square,
   subtract,
   where,
+  withGradient,
 } from '../functions.ts';
 import type { Lowering } from '../lowering.ts';
 import type { OpName, OpRow, OpTable } from '../ops.ts';
@@ -60,10 +61,23 @@ function siluDerivative(g: Tensor, x: Tensor, y: Tensor): Tensor {
  * The same curve as `½x(1 + tanh u)`.
  */
 function tanhGeluDerivative(g: Tensor, x: Tensor, y: Tensor): Tensor {
-  const xx = square(x);
-  const s = sigmoid(multiply(x, add(multiply(xx, 2 * SQRT_2_OVER_PI * 0.044715), 2 * SQRT_2_OVER_PI)));
-  const slope = add(multiply(xx, 6 * SQRT_2_OVER_PI * 0.044715), 2 * SQRT_2_OVER_PI);
+  const s = tanhGeluGate(x);
+  const slope = add(multiply(square(x), 6 * SQRT_2_OVER_PI * 0.044715), 2 * SQRT_2_OVER_PI);
   return multiply(g, add(s, multiply(multiply(y, subtract(1, s)), slope)));
+}
+
+/** The sigmoid of tanh-GELU: `gelu(x) = x·gate(x)`. */
+function tanhGeluGate(x: Tensor): Tensor {
+  const xx = square(x);
+  return sigmoid(multiply(x, add(multiply(xx, 2 * SQRT_2_OVER_PI * 0.044715), 2 * SQRT_2_OVER_PI)));
+}
+
+/**
+ * `gelu(x, 'tanh')` by its gate, which its derivative needs too: for a backward pass that computes both. Elsewhere the
+ * fused kernel of `gelu` is faster.
+ */
+export function gatedGelu(x: Tensor): Tensor {
+  return withGradient(multiply(x, tanhGeluGate(x)), [x], (g, y) => [tanhGeluDerivative(g, x, y)]);
 }
 
 /** `Φ(x) + x·φ(x)`. */

@@ -40,14 +40,29 @@ function transposed(context: Lowering, name: string, rank: number): string {
   return context.emit('Transpose', [name], { attributes: { perm } });
 }
 
+/** Rows of `aᵀ·b` up to which ONNX Runtime's kernel takes long to lay out b, which it does for every so many rows. */
+const FEW_ROWS = 128;
+
+/**
+ * Whether a product is `aᵀ·b` with few rows and many columns. Then `bᵀ·a` and the transposition of its result are
+ * faster: 192 against 155 GFLOP/s for 4096×128 and 4096×512.
+ */
+function isWideGradient({ shape, attributes }: MatMul): boolean {
+  const [rows, columns] = shape;
+  const isGradient = shape.length === 2 && attributes.transposeA && !attributes.transposeB;
+  return isGradient && Number(rows) <= FEW_ROWS && Number(columns) >= 2 * Number(rows);
+}
+
 function lowerMatMul(context: Lowering, [a = '', b = '']: readonly string[], node: MatMul): string {
   const { transposeA, transposeB, scale } = node.attributes;
   if (!transposeA && !transposeB && scale === 1) return context.emit('MatMul', [a, b]);
   if (context.target === 'cpu') {
-    return context.emit('FusedMatMul', [a, b], {
-      domain: 'com.microsoft',
-      attributes: { transA: Number(transposeA), transB: Number(transposeB), alpha: { float: scale } },
-    });
+    const fused = (left: string, right: string) =>
+      context.emit('FusedMatMul', [left, right], {
+        domain: 'com.microsoft',
+        attributes: { transA: Number(transposeA), transB: Number(transposeB), alpha: { float: scale } },
+      });
+    return isWideGradient(node) ? transposed(context, fused(b, a), 2) : fused(a, b);
   }
   const left = transposeA ? transposed(context, a, operand(node.inputs, 0, 'matMul').shape.length) : a;
   const right = transposeB ? transposed(context, b, operand(node.inputs, 1, 'matMul').shape.length) : b;

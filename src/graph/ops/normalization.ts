@@ -40,15 +40,23 @@ function weightedMean(x: Tensor, vector: Tensor): Tensor {
   return matMul(rows, reshape(vector, [dimOf(vector, 0), 1]), { scale: 1 / width(x) });
 }
 
+function isFilled(x: Tensor, value: number): boolean {
+  return x.op === 'fill' && (x as Tensor<'fill'>).attributes.value === value;
+}
+
 /** The gradients of `y = x̂·w + b`, with x̂ = (x − mean)·r. */
 function layerNormGradient(g: Tensor, y: Tensor<'layerNorm'>): readonly Tensor[] {
   const x = operand(y.inputs, 0, 'layerNorm');
   const weight = operand(y.inputs, 1, 'layerNorm');
+  const bias = operand(y.inputs, 2, 'layerNorm');
   const { epsilon } = y.attributes;
-  const normalized = layerNorm(x, fill(1, weight.shape, x.dtype), fill(0, weight.shape, x.dtype), epsilon);
+  const isBare = isFilled(weight, 1) && isFilled(bias, 0);
+  const normalized = isBare
+    ? y
+    : layerNorm(x, fill(1, weight.shape, x.dtype), fill(0, weight.shape, x.dtype), epsilon);
   const r = extraOutput(y, INVERSE_DEVIATION.layerNorm);
   const product = multiply(g, normalized);
-  const centred = subtract(multiply(g, weight), weightedMean(g, weight));
+  const centred = subtract(isFilled(weight, 1) ? g : multiply(g, weight), weightedMean(g, weight));
   const towardsX = multiply(r, subtract(centred, multiply(normalized, weightedMean(product, weight))));
   return [towardsX, sum(product, leadingAxes(x)), sum(g, leadingAxes(x))];
 }
@@ -58,11 +66,12 @@ function rmsNormGradient(g: Tensor, y: Tensor<'rmsNorm'>): readonly Tensor[] {
   const x = operand(y.inputs, 0, 'rmsNorm');
   const weight = operand(y.inputs, 1, 'rmsNorm');
   const r = extraOutput(y, INVERSE_DEVIATION.rmsNorm);
-  const normalized = rmsNorm(x, fill(1, weight.shape, x.dtype), y.attributes.epsilon);
+  const isBare = isFilled(weight, 1);
+  const normalized = isBare ? y : rmsNorm(x, fill(1, weight.shape, x.dtype), y.attributes.epsilon);
   const product = multiply(g, normalized);
   const towardsX = multiply(
     r,
-    subtract(multiply(g, weight), multiply(normalized, weightedMean(product, weight))),
+    subtract(isBare ? g : multiply(g, weight), multiply(normalized, weightedMean(product, weight))),
   );
   return [towardsX, sum(product, leadingAxes(x))];
 }

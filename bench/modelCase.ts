@@ -4,9 +4,13 @@
  *
  * usage: tsx bench/modelCase.ts SIZE encode|prefill|gradients|train|first-token|decode [THREADS [recompute]]
  */
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { Random } from '../src/common/random.ts';
 import { KvCache } from '../src/generate/kvCache.ts';
+import { hasConstantWeights } from '../src/generate/smallModels.ts';
 import { f32, i32, rotaryFeeds, rotaryRowFeeds, sequenceFeeds } from '../src/model/feeds.ts';
 import {
   decodeProgram,
@@ -19,7 +23,14 @@ import { END_OF_QUESTION, IGNORE, IMAGE, LATENT } from '../src/model/sentinels.t
 import { layOutSequences } from '../src/model/sequence.ts';
 import { expectedTensors } from '../src/model/weights.ts';
 import { LocalDevice } from '../src/runtime/localDevice.ts';
-import { type Feed, type HostTensor, isResident, type ResidentTensor } from '../src/runtime/types.ts';
+import {
+  type Constants,
+  type Feed,
+  type FileConstant,
+  type HostTensor,
+  isResident,
+  type ResidentTensor,
+} from '../src/runtime/types.ts';
 import { Trainer } from '../src/train/trainer.ts';
 import { type BenchShape, benchShape, type ShapeName } from './shapes.ts';
 
@@ -104,12 +115,35 @@ async function prepareTraining(device: LocalDevice, { config, queryLength }: Ben
   };
 }
 
+/** Weights in a file, where programs of answers have them as constants. */
+async function constantWeights({ config }: BenchShape, feeds: Feeds, folder: string): Promise<Constants> {
+  if (!hasConstantWeights(config)) return {};
+  const constants: Record<string, FileConstant> = {};
+  const file = path.join(folder, 'weights');
+  const fd = openSync(file, 'w');
+  let begin = 0;
+  for (const [name, shape] of expectedTensors(config)) {
+    const { data } = await device.download(feeds[name] as ResidentTensor);
+    const { byteLength } = data;
+    writeSync(fd, new Uint8Array(data.buffer, data.byteOffset, byteLength));
+    constants[name] = { file, begin, byteLength, dtype: 'f32', shape };
+    begin += byteLength;
+  }
+  closeSync(fd);
+  return constants;
+}
+
 /** The five crops of each sample through the tower, as an answer needs them. */
-async function prepareEncoding(device: LocalDevice, shape: BenchShape, feeds: Feeds) {
+async function prepareEncoding(
+  device: LocalDevice,
+  shape: BenchShape,
+  feeds: Feeds,
+  constants: Constants = {},
+) {
   const { config, batch } = shape;
   const { tiles, whole } = splitCrops(feeds, shape);
-  const encodeTiles = await device.load(tileProgram(config));
-  const encodeWhole = await device.load(wholeProgram(config));
+  const encodeTiles = await device.load(tileProgram(config), constants);
+  const encodeWhole = await device.load(wholeProgram(config), constants);
   return async (): Promise<Feeds> => {
     const { features } = (await encodeTiles.run({ ...feeds, tile_pixels: tiles })).outputs;
     const { image_tokens } = (await encodeWhole.run({ ...feeds, pixels: whole })).outputs;
@@ -120,14 +154,19 @@ async function prepareEncoding(device: LocalDevice, shape: BenchShape, feeds: Fe
 }
 
 /** `DECODED` tokens after a prompt that is read once, before; for one sample. */
-async function prepareDecoding(device: LocalDevice, { config, queryLength }: BenchShape, feeds: Feeds) {
+async function prepareDecoding(
+  device: LocalDevice,
+  { config, queryLength }: BenchShape,
+  feeds: Feeds,
+  constants: Constants,
+) {
   const cache = new KvCache(device, config.decoder);
   const length = (feeds.sources as HostTensor).shape[1] ?? 0;
   const row = await cache.open(length + DECODED);
-  const prefill = await device.load(prefillProgram(config, queryLength));
+  const prefill = await device.load(prefillProgram(config, queryLength), constants);
   await prefill.run(feeds, { write: cache.writes(row) });
   await prefill.dispose();
-  const decode = await device.load(decodeProgram(config));
+  const decode = await device.load(decodeProgram(config), constants);
   return async () => {
     cache.clear(row);
     cache.advance(row, length);
@@ -162,27 +201,35 @@ async function prepare(device: LocalDevice, mode: string, shape: BenchShape): Pr
     };
   }
   if (mode === 'train') return prepareTraining(device, shape, feeds);
-  const encode = await prepareEncoding(device, shape, feeds);
-  if (mode === 'decode') return prepareDecoding(device, shape, { ...feeds, ...(await encode()) });
   if (mode === 'encode') {
+    const encode = await prepareEncoding(device, shape, feeds);
     return async () => {
       await encode();
     };
   }
-  const prefill = await device.load(prefillProgram(config, queryLength));
+  const constants = isAnswer(mode) ? await constantWeights(shape, feeds, folder) : {};
+  const encode = await prepareEncoding(device, shape, feeds, constants);
+  if (mode === 'decode') {
+    return prepareDecoding(device, shape, { ...feeds, ...(await encode()) }, constants);
+  }
+  const prefill = await device.load(prefillProgram(config, queryLength), constants);
   return async () => {
     await prefill.run({ ...feeds, ...(await encode()) });
   };
 }
 
+/** Whether a mode is a part of answering, as `ask` does it. */
+const isAnswer = (mode: string): boolean => mode === 'first-token' || mode === 'decode';
+
 /** Answers are measured one at a time. */
 function shapeOf(name: string, mode: string): BenchShape {
   const shape = benchShape(name as ShapeName);
-  return mode === 'first-token' || mode === 'decode' ? { ...shape, batch: 1 } : shape;
+  return isAnswer(mode) ? { ...shape, batch: 1 } : shape;
 }
 
 const profile = process.env.FUSION_PROFILE;
 const device = new LocalDevice({ threads: Number(threads), ...(profile === undefined ? {} : { profile }) });
+const folder = mkdtempSync(path.join(tmpdir(), 'fusion-bench-'));
 const run = await prepare(device, mode, shapeOf(name, mode));
 // What is resident before the first run: weights, moments, the compiled program.
 const resident = process.memoryUsage.rss();
@@ -194,5 +241,6 @@ for await (const _ of createInterface({ input: process.stdin })) {
   console.log(((performance.now() - start) / 1e3).toFixed(5));
 }
 await device.close();
+rmSync(folder, { recursive: true });
 console.log(process.resourceUsage().maxRSS * 1024);
 process.exit(0);

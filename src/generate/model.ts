@@ -30,7 +30,7 @@ import { generationEosIds } from './generationConfig.ts';
 import { DEFAULT_FEATURE_BYTES, ImageFeatures } from './imageFeatures.ts';
 import { withImageTokens } from './limits.ts';
 import { openSeparateReader, type SeparateReader } from './separateReader.ts';
-import { answeringThreads, isSmall } from './smallModels.ts';
+import { answeringThreads, hasConstantWeights } from './smallModels.ts';
 import { StagedPrograms } from './stagedPrograms.ts';
 import { loadStaged } from './stagedWeights.ts';
 import { growVocabulary, withVocabulary } from './vocabulary.ts';
@@ -218,7 +218,7 @@ async function loadPrograms(
   const { config, checkpoint, quantization } = files;
   if (quantization === undefined) {
     const weights = await loadGrown(device, files, onProgress);
-    const constants = smallConstants(device, files);
+    const constants = constantWeights(device, files);
     return { weights, programs: new CompiledPrograms(device, config, weights, constants) };
   }
   const staged = await loadStaged(device, config, checkpoint, quantization, onProgress);
@@ -234,18 +234,18 @@ async function openReader(
   featureBytes: number,
 ): Promise<SeparateReader | undefined> {
   const { config, quantization } = files;
-  const constants = quantization === undefined ? smallConstants(device, files) : {};
+  const constants = quantization === undefined ? constantWeights(device, files) : {};
   const spare = availableParallelism() > device.threads;
   if (Object.keys(constants).length === 0 || !spare || config.decoder.rope.kind === 'longrope')
     return undefined;
   return openSeparateReader(config, constants, featureBytes);
 }
 
-/** The weights of a small model as its files have them, where these are what the kernels take. */
-function smallConstants(device: Device, { trained, config, checkpoint }: ModelFiles): Constants {
+/** The weights as files have them, where these are what the kernels take and there is memory for their copies. */
+function constantWeights(device: Device, { trained, config, checkpoint }: ModelFiles): Constants {
   const tensors = [...checkpoint.tensors];
   const fits = config === trained && tensors.every(([, { dtype }]) => dtype === 'F32');
-  if (device.name !== 'cpu' || !fits || !isSmall(config)) return {};
+  if (device.name !== 'cpu' || !fits || !hasConstantWeights(config)) return {};
   // Sessions map files of one folder alone, and the hub's cache has links out of it.
   return Object.fromEntries(
     tensors.map(([name, tensor]) => [name, { ...tensor, file: realpathSync(tensor.file), dtype: 'f32' }]),

@@ -1,8 +1,10 @@
 /**
- * What is done otherwise for a small model: it answers with one thread, its programs have their weights as constants
- * (more memory, faster steps), and its cache grows by few slots. Knows sizes, not devices.
+ * What is done otherwise for a small model: it answers with one thread, its cache grows by few slots, and its programs
+ * have their weights as constants (more memory, faster steps), as those of larger ones where there is memory to spare.
+ * Knows sizes, not devices.
  */
 import { availableParallelism } from 'node:os';
+import { type MachineMemory, machineMemory } from '../common/machineMemory.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { expectedTensors } from '../model/weights.ts';
 import { CACHE_BLOCK } from './kvCache.ts';
@@ -14,11 +16,30 @@ import { CACHE_BLOCK } from './kvCache.ts';
  */
 const SMALL = 20e6;
 
-/** Whether all weights together are few. */
-export function isSmall(config: FusionConfig): boolean {
+/**
+ * Weights in memory, of which there are two copies where they are constants: the tower's in the programs of tiles and of
+ * the whole crop, the decoder's in those of prompts and of steps.
+ */
+const COPIES = 3;
+const F32 = Float32Array.BYTES_PER_ELEMENT;
+/** The part of the free memory that these may take. */
+const SPARE = 1 / 4;
+
+function parametersOf(config: FusionConfig): number {
   let parameters = 0;
   for (const shape of expectedTensors(config).values()) parameters += shape.reduce((a, b) => a * b, 1);
-  return parameters < SMALL;
+  return parameters;
+}
+
+/** Whether all weights together are few. */
+export const isSmall = (config: FusionConfig): boolean => parametersOf(config) < SMALL;
+
+/**
+ * Whether programs are to have the weights as constants, which their kernels then find in the order they want: steps of
+ * one position are a fourth faster.
+ */
+export function hasConstantWeights(config: FusionConfig, memory: MachineMemory = machineMemory()): boolean {
+  return isSmall(config) || COPIES * F32 * parametersOf(config) <= SPARE * memory.available;
 }
 
 /** Threads for answers one at a time or a few together: all cores, or one for a small model. */

@@ -96,7 +96,7 @@ describe.each([
   });
 });
 
-test('init --no-text-guidance writes the key', async () => {
+test('init --no-text-guidance writes the key, and a card', async () => {
   const made = await smallBase();
   const dir = mkdtempSync(path.join(tmpdir(), 'fusion-init-'));
   try {
@@ -105,6 +105,7 @@ test('init --no-text-guidance writes the key', async () => {
     const { code, stderr } = await runCli(['init', ...common, '--no-text-guidance', '--out', out]);
     expect([code, stderr]).toEqual([0, '']);
     expect(JSON.parse(readFileSync(path.join(out, 'config.json'), 'utf8')).text_guided).toBe(false);
+    expect(readFileSync(path.join(out, 'README.md'), 'utf8')).toContain('None: random weights.');
   } finally {
     made.remove();
     rmSync(dir, { recursive: true, force: true });

@@ -83,6 +83,7 @@ it('stages follow each other, and the card of the last tells of all', async () =
   expect(path.relative(out, last)).toBe(path.join('stage-1.5', 'checkpoint-2'));
   const card = readFileSync(path.join(last, 'README.md'), 'utf8');
   expect(card).toContain('|  | stage 1 | stage 1.5 |');
+  expect(card).toContain(`## Base models\n\n- ${path.basename(shared.base)}\n`);
   expect(card).toMatch(/^\| 1 \| 1 \|.*\n\| 1\.5 \| 2 \|/m);
   expect(card).toMatch(/stage 1: .* \| \d+ \|\n\| stage 1\.5: .* \| 4 \|/);
 });

@@ -2,6 +2,7 @@
  * `fusion init`: a checkpoint to start from, built of a language model's folder and a SigLIP's, or of random weights.
  */
 import { readFile } from 'node:fs/promises';
+import path from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { messageOf, UserError } from '../common/errors.ts';
 import { terminalProgress } from '../common/progress.ts';
@@ -88,7 +89,26 @@ async function init(flags: Flags): Promise<void> {
   } finally {
     onProgress.end();
   }
+  await writeCard(flags, config);
   process.stdout.write(`${flags.out}: ${describeVariant(config)}\n`);
+}
+
+/** What the checkpoint was made of, for those who train it and for the cards of what they make. */
+async function writeCard({ out, decoder, tower, quiet }: Flags, config: FusionConfig): Promise<void> {
+  const { describeVariant } = await import('../model/config.ts');
+  const { sourceAt } = await import('../train/baseModels.ts');
+  const { writeModelCard } = await import('../train/modelCard.ts');
+  const folders = [decoder, tower].filter((name) => name !== undefined);
+  const bases = await Promise.all(folders.map((name) => findModel(name, quiet)));
+  await writeModelCard(out, {
+    name: path.basename(path.resolve(out)),
+    variant: describeVariant(config),
+    languages: ['en'],
+    baseModels: bases.map(sourceAt),
+    data: [],
+    stages: [],
+    folder: out,
+  });
 }
 
 type Common = {

@@ -63,7 +63,7 @@ export async function layerProductRate(model: FusionModel, rows: number): Promis
 }
 
 /**
- * Bytes a second of weights, as they are stored, that products with one row get through: with the matrices of so many
+ * Bytes a second of weights that products with one row get through: with the matrices of so many
  * decoder layers that caches do not hold them, where there are so many.
  */
 export async function rowProductRate(model: FusionModel): Promise<number> {
@@ -121,10 +121,11 @@ interface Matrix {
     | undefined;
 }
 
+/** As kernels read them, which have a sum beside each block's scale. */
 const matrixBytes = (matrices: readonly Matrix[]): number =>
   matrices.reduce(
     (total, { out, width, rounded }) =>
-      total + (rounded ? rounded.codes.byteLength + rounded.scales.byteLength : F32 * out * width),
+      total + (rounded ? rounded.codes.byteLength + 2 * rounded.scales.byteLength : F32 * out * width),
     0,
   );
 

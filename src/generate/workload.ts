@@ -10,8 +10,8 @@ import { expectedTensors, type Part, partOf, type Shape } from '../model/weights
 import { cacheBytesPerPosition } from './kvCache.ts';
 
 const F32 = Float32Array.BYTES_PER_ELEMENT;
-/** Bytes of a rounded weight and its share of a scale. */
-const ROUNDED_BYTES = { 4: 0.625, 8: 1.125 } as const;
+/** Bytes of a rounded weight as kernels read it: its code, and its share of a scale and of the block's sum. */
+const ROUNDED_BYTES = { 4: 0.75, 8: 1.25 } as const;
 /** Parts that every step reads whole. */
 const READ: ReadonlySet<Part | undefined> = new Set<Part>(['decoder', 'lm_head']);
 

@@ -5,7 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { UserError } from '../common/errors.ts';
 import { resolveConfig } from './config.ts';
-import { type ModelCard, modelCard, writeModelCard, writeScores } from './modelCard.ts';
+import { type ModelCard, modelCard, readSources, writeModelCard, writeScores } from './modelCard.ts';
 
 const config = resolveConfig(
   `{name: a, stage: '1.5', data: d, learning_rates: [[vision_tower, 2e-6], ['.*', 2e-5]], batch_size: 8,
@@ -100,11 +100,29 @@ describe('modelCard', () => {
 
   it('says what there is not', () => {
     const { scores: _, ...rest } = card;
-    const bare = modelCard({ ...rest, baseModels: [], data: [], stages: [] });
-    expect(bare).toContain('None: trained from random weights.');
+    const bare = modelCard({
+      ...rest,
+      license: undefined,
+      baseModels: [],
+      data: [],
+      stages: [{ config, rows: [] }],
+    });
+    expect(bare).toContain('None: random weights.');
     expect(bare).toContain('Not evaluated yet.');
     expect(bare).toContain('No step was logged.');
     expect(split(bare).meta).not.toHaveProperty('base_model');
+    expect(split(bare).meta).not.toHaveProperty('license');
+  });
+
+  it('passes the base models of a checkpoint on to what is trained on it, of one that is not trained yet', () => {
+    const odd = [...card.baseModels, { name: 'a_b [c] <d> & $e' }, { name: 'x/y z', id: 'x/y z' }];
+    const start = modelCard({ ...card, baseModels: odd, stages: [] });
+    expect(start).toContain('None yet: this checkpoint is for training to begin with.');
+    expect(start).toContain('--base models/tiny');
+    expect(readSources(start)).toEqual(odd);
+    expect(readSources(modelCard({ ...card, baseModels: [], stages: [] }))).toEqual([]);
+    expect(readSources(modelCard(card))).toBeUndefined();
+    expect(readSources('')).toBeUndefined();
   });
 });
 

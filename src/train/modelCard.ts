@@ -28,14 +28,14 @@ export interface ModelCard {
   readonly name: string;
   /** The variant and its size, as `FUSION (custom sizes), 7.4M parameters`. */
   readonly variant: string;
-  /** An identifier of the hub's list, as `apache-2.0`. */
-  readonly license: string;
+  /** An identifier of the hub's list, as `apache-2.0`; left out where base models have theirs. */
+  readonly license?: string | undefined;
   /** ISO 639-1 codes. */
   readonly languages: readonly string[];
-  /** Empty for a model trained from random weights. */
+  /** Empty for a model of random weights. */
   readonly baseModels: readonly Source[];
   readonly data: readonly CardData[];
-  /** The stages trained so far, the checkpoint's own last. */
+  /** The stages trained so far, the checkpoint's own last; none for one that training is to begin with. */
   readonly stages: readonly { readonly config: StageConfig; readonly rows: readonly MetricsRow[] }[];
   readonly scores?: ReportTable;
   /** The folder to name in the commands. */
@@ -60,7 +60,7 @@ export function modelCard(card: ModelCard): string {
     whatItIs(card),
     `## Base models\n\n${baseModels(card)}`,
     `## Data\n\n${data(card)}`,
-    `## Training\n\n${hyperparameters(card)}\n\n${curves(card)}`,
+    `## Training\n\n${card.stages.length === 0 ? UNTRAINED : `${hyperparameters(card)}\n\n${curves(card)}`}`,
     `${SCORES}\n\n${scoresText(card.scores)}`,
     `## Use\n\n${use(card)}`,
     `## Limits\n\n${limits(card)}`,
@@ -68,12 +68,14 @@ export function modelCard(card: ModelCard): string {
   return `${sections.join('\n\n')}\n`;
 }
 
+const UNTRAINED = 'None yet: this checkpoint is for training to begin with.';
+
 /** Only names on the hub may stand here: it links them. */
 function frontMatter({ license, languages, baseModels, data }: ModelCard): string {
   const ids = (sources: readonly Source[]) => sources.flatMap(({ id }) => id ?? []);
   const [bases, sets] = [ids(baseModels), ids(data)];
   const yaml = stringify({
-    license,
+    ...(license === undefined ? {} : { license }),
     language: languages,
     ...(bases.length > 0 ? { base_model: bases } : {}),
     ...(sets.length > 0 ? { datasets: sets } : {}),
@@ -99,8 +101,18 @@ function link({ name, id }: Source, kind: '' | 'datasets/'): string {
 }
 
 function baseModels({ baseModels }: ModelCard): string {
-  if (baseModels.length === 0) return 'None: trained from random weights.';
+  if (baseModels.length === 0) return 'None: random weights.';
   return baseModels.map((source) => `- ${link(source, '')}`).join('\n');
+}
+
+/** The base models that the card of a checkpoint names which is not trained yet; undefined for any other text. */
+export function readSources(card: string): readonly Source[] | undefined {
+  if (!card.includes(UNTRAINED)) return undefined;
+  const listed = /^## Base models\n\n([\s\S]*?)\n\n## /m.exec(card)?.[1] ?? '';
+  return [...listed.matchAll(/^- (?:\[(.*)\]\(https:\/\/huggingface\.co\/(.*)\)|(.*))$/gm)].map(
+    ([, name, id, local]) =>
+      id === undefined ? { name: unplain(local ?? '') } : { name: unplain(name ?? ''), id: decodeURI(id) },
+  );
 }
 
 function data({ data }: ModelCard): string {
@@ -184,9 +196,12 @@ function scoresText(scores: ReportTable | undefined): string {
   return scores.note === undefined ? table : `${table}\n\n${plain(scores.note)}`;
 }
 
-function use({ folder }: ModelCard): string {
+function use({ folder, stages }: ModelCard): string {
   // Single quotes keep every character of a folder's name from the shell.
   const model = /^[\w./-]+$/.test(folder) ? folder : `'${folder.replaceAll("'", "'\\''")}'`;
+  if (stages.length === 0) {
+    return `\`\`\`sh\nnpm start -- train --config configs/train/stage1.yaml --base ${model} --out RUN\n\`\`\``;
+  }
   return [
     'With [fusion-vl](https://www.npmjs.com/package/fusion-vl), in a clone of it:',
     '',
@@ -195,6 +210,15 @@ function use({ folder }: ModelCard): string {
     `npm start -- chat --model ${model} --image photo.jpg`,
     '```',
   ].join('\n');
+}
+
+/** The text that `plain` was given. */
+function unplain(text: string): string {
+  return text
+    .replace(/&lt;/g, '<')
+    .replace(/&gt;/g, '>')
+    .replace(/&amp;/g, '&')
+    .replace(/\\([\\`*_[\]|#~$])/g, '$1');
 }
 
 function limits({ limits = [] }: ModelCard): string {

@@ -8,6 +8,7 @@ import path from 'node:path';
 import { UserError } from '../common/errors.ts';
 import { describeVariant, type FusionConfig } from '../model/config.ts';
 import type { Device } from '../runtime/types.ts';
+import { baseModelsOf, sourceAt } from './baseModels.ts';
 import { checkpointSteps, readRun, type SavedRun } from './checkpoint.ts';
 import { checkStageData } from './checkStageData.ts';
 import { diffConfigs, readTrainConfig, type StageConfig, unusedPatterns } from './config.ts';
@@ -89,7 +90,7 @@ async function trainStage(
   warnUnused(stage, tensorNames(config, lora));
   const source = await openSource(stage, await openEncoder(config, folder), out);
   try {
-    const card = cardOf([...before, stage], config, o.out, source.count);
+    const card = cardOf([...before, stage], config, o, source.count);
     const options = {
       device: o.device,
       config,
@@ -134,7 +135,12 @@ function warnUnused(stage: StageConfig, names: readonly string[]): void {
 }
 
 /** The card of a checkpoint of the last of `stages`, which tells of all of them. samples: what that stage's data has. */
-function cardOf(stages: readonly StageConfig[], config: FusionConfig, out: string, samples: number) {
+function cardOf(
+  stages: readonly StageConfig[],
+  config: FusionConfig,
+  { out, base, adapter }: StagesOptions,
+  samples: number,
+) {
   const last = stages.at(-1);
   return async (): Promise<string> => {
     const trained = [];
@@ -142,12 +148,13 @@ function cardOf(stages: readonly StageConfig[], config: FusionConfig, out: strin
       const metrics = path.join(folderOf(out, stage), 'metrics.jsonl');
       trained.push({ config: stage, rows: existsSync(metrics) ? await readMetrics(metrics) : [] });
     }
+    const baseModels = [...(await baseModelsOf(base)), ...(adapter === undefined ? [] : [sourceAt(adapter)])];
     return modelCard({
       name: last?.name ?? '',
       variant: describeVariant(config),
-      license: 'apache-2.0',
+      license: baseModels.length === 0 ? 'apache-2.0' : undefined,
       languages: ['en'],
-      baseModels: [],
+      baseModels,
       data: trained.map(({ config: stage, rows }) => ({
         name: `stage ${stage.stage}: ${typeof stage.data === 'string' ? stage.data : 'synthetic scenes'}`,
         samples: stage === last ? samples : (rows.at(-1)?.step ?? 0) * stage.batch_size * stage.accumulation,

@@ -104,7 +104,7 @@ function weightBytes(size: string): number {
 
 /** Runs every size and mode asked for and prints a row for each. */
 async function benchModes(options: ForwardOptions): Promise<void> {
-  console.log('size         mode       ours       PyTorch    PyTorch/ours  peak ours  peak PyTorch');
+  console.log('size         mode         ours       PyTorch    PyTorch/ours  peak ours  peak PyTorch');
   for (const size of options.sizes) {
     for (const mode of options.modes) {
       const run = mode === 'train' && size === 'real-layers' ? alternateAlone : alternate;
@@ -113,7 +113,7 @@ async function benchModes(options: ForwardOptions): Promise<void> {
       const seconds = (values: readonly number[]) => `${median(values).toFixed(3)} s`.padEnd(11);
       console.log(
         size.padEnd(13) +
-          mode.padEnd(11) +
+          mode.padEnd(13) +
           seconds(ours.seconds) +
           seconds(theirs.seconds) +
           median(ratios).toFixed(2).padEnd(14) +

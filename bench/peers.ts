@@ -6,6 +6,7 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
+import { setTimeout } from 'node:timers/promises';
 
 export interface Measured {
   readonly seconds: readonly number[];
@@ -49,6 +50,9 @@ class Peer {
   }
 }
 
+/** Between turns: threads of the one that had its turn wait actively for a while, on a core that the other one wants. */
+const PAUSE_MS = 250;
+
 export type Command = readonly [command: string, args: readonly string[]];
 
 /** Times two commands `runs` times each, alternating, after each has run once to warm up. */
@@ -61,7 +65,10 @@ export async function alternate(
   for (const peer of peers) resident.push(Number((await peer.answer()).split(' ')[1]));
   const seconds: [number[], number[]] = [[], []];
   for (let i = 0; i < runs; i++) {
-    for (const side of [0, 1] as const) seconds[side].push(await peers[side].run());
+    for (const side of [0, 1] as const) {
+      await setTimeout(PAUSE_MS);
+      seconds[side].push(await peers[side].run());
+    }
   }
   const measured = async (side: 0 | 1): Promise<Measured> => ({
     seconds: seconds[side],

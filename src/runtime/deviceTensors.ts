@@ -106,9 +106,18 @@ export class DeviceTensors {
     }
   }
 
-  /** Frees resident tensors. */
+  /** Frees resident tensors; the collector is called once for all of them. */
   free(tensors: readonly ResidentTensor[]): void {
-    for (const { resident } of tensors) this.#drop(resident);
+    let bytes = 0;
+    for (const { resident } of tensors) {
+      const held = this.#tensors.get(resident);
+      if (held === undefined || isOnGpu(held)) this.#drop(resident);
+      else {
+        this.#tensors.delete(resident);
+        bytes += held.data.byteLength;
+      }
+    }
+    this.#freed.add(bytes);
   }
 
   /** Frees a tensor that is not resident. */

@@ -64,8 +64,8 @@ export function towerJson(json: Json, where: string): Json {
   return Object.fromEntries(keys.map(([key, value]) => [key, sizes[key] ?? value]));
 }
 
-/** The tower's name for `mm_vision_tower`: its model id in a hub's cache, else its folder's name. */
-export function towerName(dir: string): string {
+/** What the model in a folder is called: its id where that is in a hub's cache, else its folder's name. */
+export function modelNameOf(dir: string): string {
   const parts = path.resolve(dir).split(path.sep);
   const cached = parts.findLast((part) => /^models--[^-].*--/.test(part));
   return cached === undefined ? String(parts.at(-1)) : cached.slice('models--'.length).replaceAll('--', '/');

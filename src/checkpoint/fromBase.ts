@@ -21,7 +21,7 @@ import {
   toSiglipName,
   validateTensors,
 } from '../model/weights.ts';
-import { checkDecoderJson, fusionJson, type Json, towerJson, towerName } from './baseConfigs.ts';
+import { checkDecoderJson, fusionJson, type Json, modelNameOf, towerJson } from './baseConfigs.ts';
 import { type Checkpoint, type CheckpointTensor, openCheckpoint } from './folder.ts';
 import { type InitialValues, randomValues, torchValues } from './initialValues.ts';
 import { parseJsonObject } from './jsonText.ts';
@@ -78,7 +78,7 @@ export async function initFromBase(options: BaseOptions): Promise<FusionConfig> 
   const tower = await openCheckpoint(towerDir);
   const tokens = await planTokenizer(options.tokenizer ?? decoderDir);
   const rows = tableRows(decoder, tokens);
-  const name = options.towerName ?? towerName(towerDir);
+  const name = options.towerName ?? modelNameOf(towerDir);
   const raw = fusionJson(decoderJson, sizes, name, rows, keys);
   const config = parseFusionConfig(raw, `${decoderDir} with ${towerDir}`);
   const sources = { decoder, tower, tokens, config, dtype, fresh: torchValues(new Random(seed)) };

@@ -89,20 +89,20 @@ async function init(flags: Flags): Promise<void> {
   } finally {
     onProgress.end();
   }
-  await writeCard(flags, config);
-  process.stdout.write(`${flags.out}: ${describeVariant(config)}\n`);
+  const variant = describeVariant(config);
+  await writeCard(flags, variant);
+  process.stdout.write(`${flags.out}: ${variant}\n`);
 }
 
 /** What the checkpoint was made of, for those who train it and for the cards of what they make. */
-async function writeCard({ out, decoder, tower, quiet }: Flags, config: FusionConfig): Promise<void> {
-  const { describeVariant } = await import('../model/config.ts');
+async function writeCard({ out, decoder, tower, quiet }: Flags, variant: string): Promise<void> {
   const { sourceAt } = await import('../train/baseModels.ts');
   const { writeModelCard } = await import('../train/modelCard.ts');
   const folders = [decoder, tower].filter((name) => name !== undefined);
   const bases = await Promise.all(folders.map((name) => findModel(name, quiet)));
   await writeModelCard(out, {
     name: path.basename(path.resolve(out)),
-    variant: describeVariant(config),
+    variant,
     languages: ['en'],
     baseModels: bases.map(sourceAt),
     data: [],

@@ -12,6 +12,7 @@ import { f32 } from '../model/feeds.ts';
 import { expectedTensors } from '../model/weights.ts';
 import type { Constants, Device, Feed, FileConstant, ResidentTensor } from '../runtime/types.ts';
 import type { FusionModel } from './model.ts';
+import { KERNEL_BYTES } from './workload.ts';
 
 /** More than caches hold, which are up to some hundred MiB in servers: 512 MiB. */
 const READ_SHAPE = [16_384, 8192] as const;
@@ -121,11 +122,9 @@ interface Matrix {
     | undefined;
 }
 
-/** As kernels read them, which have a sum beside each block's scale. */
 const matrixBytes = (matrices: readonly Matrix[]): number =>
   matrices.reduce(
-    (total, { out, width, rounded }) =>
-      total + (rounded ? rounded.codes.byteLength + 2 * rounded.scales.byteLength : F32 * out * width),
+    (total, { out, width, rounded }) => total + (rounded ? KERNEL_BYTES[rounded.bits] : F32) * out * width,
     0,
   );
 

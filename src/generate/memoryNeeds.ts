@@ -10,6 +10,7 @@ import { expectedTensors, type Part, partOf, type Shape } from '../model/weights
 import { imageTokenCount } from './imageFeatures.ts';
 import { CACHE_BLOCK, cacheBytesPerPosition } from './kvCache.ts';
 import { KEPT_BYTES, PROMPT_CHUNK } from './stagedPrograms.ts';
+import { KERNEL_BYTES } from './workload.ts';
 
 /** What a model is used for, as far as its memory depends on it. */
 export interface MemoryUse {
@@ -47,8 +48,8 @@ const TILES = 4;
 const PROGRAM = 170e6;
 /** Tokens of a question that are read with the crop. */
 const QUESTION = 64;
-/** Bytes in memory of a weight of so many bits: as kernels want it, and its scale. */
-const ROUNDED_BYTES = { 4: 0.75 + 0.125, 8: 1.25 + 0.125 } as const;
+/** Bytes of a weight's share of its block's scale, which stays in memory beside what kernels read. */
+const SCALE_BYTES = 0.125;
 /** Bytes of it in the file. */
 const STORED_BYTES = { 4: 0.625, 8: 1.125 } as const;
 
@@ -120,8 +121,9 @@ function storedWeights(config: FusionConfig, formats: PartFormats) {
   }
   for (const { name, bits, out, width } of rounded) {
     const part = name === EMBEDDINGS ? 'lm_head' : partOf(name);
-    add(weights, part, ROUNDED_BYTES[bits] * out * width);
-    add(inMemory, part, ROUNDED_BYTES[bits] * out * width);
+    const bytes = (KERNEL_BYTES[bits] + SCALE_BYTES) * out * width;
+    add(weights, part, bytes);
+    add(inMemory, part, bytes);
     add(inFile, part, STORED_BYTES[bits] * out * width);
   }
   const goes = (part: Part) => inFile[part] > KEPT_BYTES;

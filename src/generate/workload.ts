@@ -11,7 +11,7 @@ import { cacheBytesPerPosition } from './kvCache.ts';
 
 const F32 = Float32Array.BYTES_PER_ELEMENT;
 /** Bytes of a rounded weight as kernels read it: its code, and its share of a scale and of the block's sum. */
-const ROUNDED_BYTES = { 4: 0.75, 8: 1.25 } as const;
+export const KERNEL_BYTES = { 4: 0.75, 8: 1.25 } as const;
 /** Parts that every step reads whole. */
 const READ: ReadonlySet<Part | undefined> = new Set<Part>(['decoder', 'lm_head']);
 
@@ -29,7 +29,7 @@ export function decodeWeightBytes(config: FusionConfig, formats: PartFormats | u
   const read = rounded.filter((each) => isRead(each) || partOf(each.name) === 'embeddings');
   return (
     plain.filter(isRead).reduce((sum, { shape }) => sum + F32 * sizeOf(shape), 0) +
-    read.reduce((sum, { bits, out, width }) => sum + ROUNDED_BYTES[bits] * out * width, 0)
+    read.reduce((sum, { bits, out, width }) => sum + KERNEL_BYTES[bits] * out * width, 0)
   );
 }
 

@@ -4,12 +4,12 @@
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { towerName } from '../checkpoint/baseConfigs.ts';
+import { modelNameOf } from '../checkpoint/baseConfigs.ts';
 import { readSources, type Source } from './modelCard.ts';
 
 /** A folder's name, with its id where it is a model in the hub's cache. */
 export function sourceAt(dir: string): Source {
-  const name = towerName(dir);
+  const name = modelNameOf(dir);
   return name.includes('/') ? { name, id: name } : { name };
 }
 

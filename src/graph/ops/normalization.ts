@@ -44,6 +44,9 @@ function isFilled(x: Tensor, value: number): boolean {
   return x.op === 'fill' && (x as Tensor<'fill'>).attributes.value === value;
 }
 
+/** `g·w`; g itself where w is ones. */
+const weighted = (g: Tensor, weight: Tensor): Tensor => (isFilled(weight, 1) ? g : multiply(g, weight));
+
 /** The gradients of `y = x̂·w + b`, with x̂ = (x − mean)·r. */
 function layerNormGradient(g: Tensor, y: Tensor<'layerNorm'>): readonly Tensor[] {
   const x = operand(y.inputs, 0, 'layerNorm');
@@ -56,7 +59,7 @@ function layerNormGradient(g: Tensor, y: Tensor<'layerNorm'>): readonly Tensor[]
     : layerNorm(x, fill(1, weight.shape, x.dtype), fill(0, weight.shape, x.dtype), epsilon);
   const r = extraOutput(y, INVERSE_DEVIATION.layerNorm);
   const product = multiply(g, normalized);
-  const centred = subtract(isFilled(weight, 1) ? g : multiply(g, weight), weightedMean(g, weight));
+  const centred = subtract(weighted(g, weight), weightedMean(g, weight));
   const towardsX = multiply(r, subtract(centred, multiply(normalized, weightedMean(product, weight))));
   return [towardsX, sum(product, leadingAxes(x)), sum(g, leadingAxes(x))];
 }
@@ -66,12 +69,13 @@ function rmsNormGradient(g: Tensor, y: Tensor<'rmsNorm'>): readonly Tensor[] {
   const x = operand(y.inputs, 0, 'rmsNorm');
   const weight = operand(y.inputs, 1, 'rmsNorm');
   const r = extraOutput(y, INVERSE_DEVIATION.rmsNorm);
-  const isBare = isFilled(weight, 1);
-  const normalized = isBare ? y : rmsNorm(x, fill(1, weight.shape, x.dtype), y.attributes.epsilon);
+  const normalized = isFilled(weight, 1)
+    ? y
+    : rmsNorm(x, fill(1, weight.shape, x.dtype), y.attributes.epsilon);
   const product = multiply(g, normalized);
   const towardsX = multiply(
     r,
-    subtract(isBare ? g : multiply(g, weight), multiply(normalized, weightedMean(product, weight))),
+    subtract(weighted(g, weight), multiply(normalized, weightedMean(product, weight))),
   );
   return [towardsX, sum(product, leadingAxes(x))];
 }

@@ -1,5 +1,5 @@
 /** A map drawn over a picture in grey, one colour a cell, with its legend. Knows nothing of what the map means. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { HEAT_COLOURS, percent, rangeOf } from '../../src/common/heat.ts';
 import { type Grid, heatPixels } from './heat.ts';
 import type { Picture } from './picture.ts';
@@ -46,7 +46,8 @@ function HeatCanvas(props: {
   const { grid, description, onCell } = props;
   const canvas = useRef<HTMLCanvasElement>(null);
   const { rows, columns } = grid;
-  useEffect(() => {
+  // Before the browser shows the canvas: it is never seen empty.
+  useLayoutEffect(() => {
     const context = canvas.current?.getContext('2d');
     context?.putImageData(new ImageData(heatPixels(grid), columns, rows), 0, 0);
   }, [grid, rows, columns]);

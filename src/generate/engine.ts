@@ -17,7 +17,6 @@ import { prepareInputs, timed } from './answerInputs.ts';
 import { AnswerRequest } from './answerRequest.ts';
 import { BatchDecoder } from './batchDecoder.ts';
 import type { FusionModel } from './model.ts';
-import { cacheBlock } from './smallModels.ts';
 
 /** Milliseconds for which the event loop may be kept from others. */
 const SLICE_MS = 2;
@@ -68,7 +67,7 @@ export class Engine {
     }
     this.#model = model;
     this.#maxSequences = maxSequences;
-    this.#decoder = new BatchDecoder(model, { maxRows: maxSequences, block: cacheBlock(model.config) });
+    this.#decoder = new BatchDecoder(model, { maxRows: maxSequences });
   }
 
   get stats(): EngineStats {

@@ -128,6 +128,19 @@ test('growing that fails leaves everything as it was', async () => {
   expect(await values(device, cache, row)).toEqual([3, 3]);
 });
 
+test('adding slots that fails leaves everything as it was', async () => {
+  const device = new CountingDevice();
+  const cache = new KvCache(device, config, { block: 2 });
+  const row = await cache.open(2);
+  await fill(device, cache, row, 2, 3);
+  device.resize = async () => {
+    throw new Error('no memory');
+  };
+  await expect(cache.reserve(3)).rejects.toThrow('no memory');
+  expect([cache.rows, cache.capacity, device.live]).toEqual([1, 2, 4]);
+  expect(await values(device, cache, row)).toEqual([3, 3]);
+});
+
 test('a row is written from the start again after clear, and free leaves nothing', async () => {
   const device = new CountingDevice();
   const cache = new KvCache(device, config);

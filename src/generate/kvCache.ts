@@ -9,8 +9,8 @@ import type { DecoderConfig } from '../model/config.ts';
 import { keysOf, pastOf, valuesOf } from '../model/programs.ts';
 import type { Block, Device, HostTensor, ResidentTensor, TensorCopy, WriteTarget } from '../runtime/types.ts';
 
-/** Slots that are added at once. */
-export const CACHE_BLOCK = 256;
+/** Slots that are added at once: a step reads all of them, used or not, and adding some moves all. */
+export const CACHE_BLOCK = 64;
 
 /** Steps after which a cache that is larger than needed shrinks: one step's worth of copying in so many. */
 const SHRINK_AFTER = 32;
@@ -178,8 +178,25 @@ export class KvCache {
     if (rows > this.rows || capacity > this.#capacity) await this.#resize(rows, capacity);
   }
 
-  /** Moves the used rows to the front of new tensors; where that fails, everything is as before. */
+  /** Where it fails, everything is as before. */
   async #resize(rows: number, capacity: number): Promise<void> {
+    if (rows === this.rows && capacity > this.#capacity) await this.#addSlots(capacity);
+    else await this.#moveRows(rows, capacity);
+    this.#capacity = capacity;
+    this.#stepsTooLarge = 0;
+  }
+
+  /** Needs no memory but for the new slots, which matters where the cache is a large part of it. */
+  async #addSlots(capacity: number): Promise<void> {
+    const { kvHeads, headSize } = this.#config;
+    const names = [...this.#tensors.keys()];
+    const shape = [this.rows, kvHeads, capacity, headSize];
+    const larger = await this.#device.resize([...this.#tensors.values()], shape);
+    this.#tensors = new Map(larger.map((tensor, i) => [names[i] as string, tensor]));
+  }
+
+  /** Moves the used rows to the front of new tensors. */
+  async #moveRows(rows: number, capacity: number): Promise<void> {
     const { kvHeads, headSize } = this.#config;
     const used = this.#used();
     const blocks = used.map(
@@ -203,8 +220,6 @@ export class KvCache {
     for (const [i, row] of used.entries()) row.index = i;
     this.#tensors = made;
     this.#rows = Array.from({ length: rows }, (_, i) => used[i]);
-    this.#capacity = capacity;
-    this.#stepsTooLarge = 0;
     await this.#device.free(old);
   }
 

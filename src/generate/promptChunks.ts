@@ -32,56 +32,62 @@ export interface ChunkedGroup {
   run(feeds: Feeds, options: RunOptions): Promise<RunResult>;
 }
 
+/** Keys and values of the positions before a part, in memory that groups of one prompt have one after the other. */
+export class ChunkCaches {
+  readonly #device: Device;
+  #tensors: readonly ResidentTensor[] = [];
+
+  /** Nothing is allocated yet; call `free` in the end. */
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** `count` tensors of a shape; of those that were there before in fewer slots, what they hold stays. */
+  async hold(count: number, shape: readonly number[]): Promise<readonly ResidentTensor[]> {
+    const more: ResidentTensor[] = [];
+    const [old, like] = [this.#tensors, this.#tensors[0]?.shape ?? shape];
+    while (old.length + more.length < count) more.push(await this.#device.zeros('f32', like));
+    this.#tensors = [...old, ...more];
+    this.#tensors = await this.#device.resize(this.#tensors, shape);
+    return this.#tensors.slice(0, count);
+  }
+
+  async free(): Promise<void> {
+    const tensors = this.#tensors;
+    this.#tensors = [];
+    await this.#device.free(tensors);
+  }
+}
+
 /** Runs the group in equal parts of at most `chunk` positions; its output, resident, is the caller's. */
 export async function runInChunks(
   device: Device,
+  caches: ChunkCaches,
   group: ChunkedGroup,
   chunk: number,
 ): Promise<ResidentTensor> {
   const states = group.feeds.states as ResidentTensor;
   const [, positions = 0, width = 0] = states.shape;
-  const wanted = (group.feeds.last_positions as HostTensor).data as Int32Array;
-  const shape = group.atPositions ? [wanted.length, width] : states.shape;
-  const held: ResidentTensor[] = [];
-  const zeros = async (size: readonly number[]) => {
-    const tensor = await device.zeros('f32', size);
-    held.push(tensor);
-    return tensor;
-  };
-  const free = async (tensors: readonly ResidentTensor[]) => {
-    for (const tensor of tensors) held.splice(held.indexOf(tensor), 1);
-    await device.free(tensors);
-  };
+  const shape = group.atPositions ? [wantedOf(group).length, width] : states.shape;
   const result = await device.zeros('f32', shape);
   try {
-    let past = new Map<string, ResidentTensor>();
     const each = Math.ceil(positions / Math.ceil(positions / chunk));
     for (let at = 0; at < positions; at += each) {
       group.before(at);
       const count = Math.min(each, positions - at);
-      const isLast = at + count === positions;
-      const part = await zeros([1, count, width]);
-      const caches = new Map<string, ResidentTensor>();
-      for (const name of isLast ? [] : group.names)
-        caches.set(name, await zeros(group.cacheShape(at + count)));
-      const targets = isLast ? group.write : wholes(caches);
-      const blocks = [{ from: [0, at], size: [1, count], at: [] }];
-      // A run may ask for some of the keys and values only.
-      const kept = Object.entries(targets).flatMap(([name, target]) => {
-        const from = past.get(name);
-        return from === undefined ? [] : [{ from, target }];
-      });
-      await device.copy([{ from: states, target: { to: part, blocks } }, ...kept]);
-      await runChunk(group, { at, count, part, past, targets, result });
-      await free([part, ...past.values()]);
-      past = caches;
+      const part = await device.zeros('f32', [1, count, width]);
+      try {
+        const blocks = [{ from: [0, at], size: [1, count], at: [] }];
+        await device.copy([{ from: states, target: { to: part, blocks } }]);
+        await runChunk(device, caches, group, { at, count, part, result, isLast: at + count === positions });
+      } finally {
+        await device.free([part]);
+      }
     }
     return result;
   } catch (error) {
     await device.free([result]);
     throw error;
-  } finally {
-    await device.free(held);
   }
 }
 
@@ -91,15 +97,9 @@ interface Chunk {
   readonly count: number;
   /** Their states [1, count, D]. */
   readonly part: ResidentTensor;
-  /** Keys and values of the positions before, with no slots to spare: what is masked takes as long as the rest. */
-  readonly past: ReadonlyMap<string, ResidentTensor>;
-  /** Where those of all positions so far go. */
-  readonly targets: Writes;
   readonly result: ResidentTensor;
+  readonly isLast: boolean;
 }
-
-const wholes = (caches: ReadonlyMap<string, ResidentTensor>): Writes =>
-  Object.fromEntries([...caches].map(([name, to]) => [name, { to, blocks: [{ at: [] }] }]));
 
 /** The same places, `slots` further along the cache's third axis. */
 const behind = ({ to, blocks = [{ at: [] }] }: WriteTarget, slots: number): WriteTarget => ({
@@ -110,17 +110,54 @@ const behind = ({ to, blocks = [{ at: [] }] }: WriteTarget, slots: number): Writ
   }),
 });
 
-async function runChunk(group: ChunkedGroup, chunk: Chunk): Promise<void> {
-  const { at, count, part, past, targets, result } = chunk;
-  const all = (group.feeds.last_positions as HostTensor).data as Int32Array;
+/** Keys and values of all positions so far are in `caches` after it, after the last where the group wants them. */
+async function runChunk(
+  device: Device,
+  caches: ChunkCaches,
+  group: ChunkedGroup,
+  chunk: Chunk,
+): Promise<void> {
+  const { at, count, isLast } = chunk;
+  const { names, write } = group;
+  // No slots to spare: what is masked takes as long as the rest.
+  const past = new Map<string, Feed>();
+  for (const [i, tensor] of (await caches.hold(names.length, group.cacheShape(at))).entries())
+    past.set(names[i] as string, tensor);
+  const own: Record<string, WriteTarget> = { next_states: outputOf(group, chunk) };
+  if (isLast) for (const [name, target] of Object.entries(write)) own[name] = behind(target, at);
+  const { kept } = await group.run(chunkFeeds(group, chunk, past), { write: own, keep: isLast ? [] : names });
+  if (isLast) {
+    // A run may ask for some of the keys and values only.
+    const copies = Object.entries(write).map(([name, target]) => ({ from: past.get(name) as Feed, target }));
+    await device.copy(copies);
+    return;
+  }
+  try {
+    const all = await caches.hold(names.length, group.cacheShape(at + count));
+    const blocks = [{ at: [0, 0, at] }];
+    await device.copy(
+      all.map((to, i) => ({ from: kept[names[i] as string] as Feed, target: { to, blocks } })),
+    );
+  } finally {
+    await device.free(Object.values(kept));
+  }
+}
+
+/** Where a part's output goes: its rows, or those of the wanted positions in it. */
+function outputOf(group: ChunkedGroup, { at, result }: Chunk): WriteTarget {
+  const all = wantedOf(group);
   const first = all.findIndex((position) => position >= at);
-  const row = first < 0 ? all.length : first;
-  const wanted = all.slice(row).filter((position) => position < at + count);
-  const none = f32(new Float32Array(0), group.cacheShape(0));
-  const before = group.names.map((name) => [pastOf(name), past.get(name) ?? none] as const);
-  const feeds = {
+  return { to: result, blocks: [{ at: group.atPositions ? [first < 0 ? all.length : first] : [0, at] }] };
+}
+
+const wantedOf = ({ feeds }: ChunkedGroup): Int32Array =>
+  (feeds.last_positions as HostTensor).data as Int32Array;
+
+function chunkFeeds(group: ChunkedGroup, { at, count, part }: Chunk, past: ReadonlyMap<string, Feed>): Feeds {
+  const wanted = wantedOf(group).filter((position) => position >= at && position < at + count);
+  return {
     ...group.feeds,
-    ...Object.fromEntries(before),
+    ...Object.fromEntries([...past].map(([name, tensor]) => [pastOf(name), tensor])),
     rotary_cos: rowsOf(group.feeds.rotary_cos as HostTensor, at, count),
     rotary_sin: rowsOf(group.feeds.rotary_sin as HostTensor, at, count),
     states: part,
@@ -128,11 +165,6 @@ async function runChunk(group: ChunkedGroup, chunk: Chunk): Promise<void> {
     steps: i32(Int32Array.from({ length: count }, (_, i) => i)),
     last_positions: i32(wanted.map((position) => position - at)),
   };
-  const write: Record<string, Writes[string]> = {
-    next_states: { to: result, blocks: [{ at: group.atPositions ? [row] : [0, at] }] },
-  };
-  for (const [name, target] of Object.entries(targets)) write[name] = behind(target, at);
-  await group.run(feeds, { write });
 }
 
 /** Rows `at … at + count − 1` of [N, E/2]. */

@@ -1,12 +1,10 @@
 /**
- * What is done otherwise for a small model: it answers with one thread, its cache grows by few slots, and its programs
- * have their weights as constants (more memory, faster steps), as those of larger ones where there is memory to spare.
- * Knows sizes, not devices.
+ * What is done otherwise for a small model: it answers with one thread, and its programs have their weights as constants
+ * (more memory, faster steps), as those of larger ones where there is memory to spare. Knows sizes, not devices.
  */
 import { availableParallelism } from 'node:os';
 import { type MachineMemory, machineMemory } from '../common/machineMemory.ts';
 import type { FusionConfig } from '../model/config.ts';
-import { CACHE_BLOCK } from './kvCache.ts';
 import { weightsInMemory } from './memoryNeeds.ts';
 
 /**
@@ -38,9 +36,4 @@ export function hasConstantWeights(config: FusionConfig, memory: MachineMemory =
 /** Threads for answers one at a time or a few together: all cores, or one for a small model. */
 export function answeringThreads(config: FusionConfig): number {
   return isSmall(config) ? 1 : availableParallelism();
-}
-
-/** Slots by which rows of the cache grow: a step of a small model takes mostly the reading of them, used or not. */
-export function cacheBlock(config: FusionConfig): number {
-  return isSmall(config) ? CACHE_BLOCK / 4 : CACHE_BLOCK;
 }

@@ -47,7 +47,7 @@ async function converted(weights: WeightFormat, lmHead = weights): Promise<strin
 /** Logits of two sequences' prompts and of their next two tokens, decoded together. */
 async function logitsOf(model: FusionModel, queryLength: number): Promise<readonly Float32Array[]> {
   const { device, config, programs, images, tokenizer, format } = model;
-  const decoder = new BatchDecoder({ device, config, programs }, { maxRows: 2, block: 64 });
+  const decoder = new BatchDecoder({ device, config, programs }, { maxRows: 2 });
   const picture = pictureOf(await openImage(IMAGE), config.vision);
   const tiles = await images.tiles(picture);
   const joined = [];

@@ -29,7 +29,7 @@ import type {
   RunResult,
 } from '../runtime/types.ts';
 import type { BoundProgram, BoundRunOptions, ModelPrograms } from './compiled.ts';
-import { runInChunks } from './promptChunks.ts';
+import { ChunkCaches, runInChunks } from './promptChunks.ts';
 import { type Stage, StageCache } from './stageCache.ts';
 import type { StagedWeights } from './stagedWeights.ts';
 
@@ -39,7 +39,7 @@ type Writes = NonNullable<RunOptions['write']>;
 /** Bytes of a part's rounded weights that stay compiled beside the decoder though not every step needs them. */
 export const KEPT_BYTES = 256e6;
 /** Positions of a prompt that are read at a time, at most. */
-export const PROMPT_CHUNK = 256;
+export const PROMPT_CHUNK = 128;
 const VISION = 'vision';
 const HEAD = 'head';
 
@@ -190,22 +190,26 @@ export class StagedPrograms implements ModelPrograms {
     };
     // While a stage compiles its weights are there twice: the largest comes when there is least beside it.
     await this.#stages.use(this.#head(), async () => {});
-    for (const [i, group] of this.#groups.entries()) {
-      const before = (share: number) => reportShare((i + share) / this.#groups.length, options);
-      states = await step((all) => this.#layerGroup(group, all, writesOf(group, options), before));
-      const j = group.interaction;
-      if (j !== undefined) states = await step((all) => this.#interaction(j, all));
+    const caches = new ChunkCaches(this.#device);
+    try {
+      for (const [i, group] of this.#groups.entries()) {
+        const before = (share: number) => reportShare((i + share) / this.#groups.length, options);
+        const work = { write: writesOf(group, options), before, caches };
+        states = await step((all) => this.#layerGroup(group, all, work));
+        const j = group.interaction;
+        if (j !== undefined) states = await step((all) => this.#interaction(j, all));
+      }
+    } finally {
+      await caches.free();
     }
     await step((all) => this.#run(this.#head(), all));
     return { outputs, kept: {} };
   }
 
-  /** before: called before each part with the share of the group's work that is done. */
   async #layerGroup(
     group: LayerGroup,
     feeds: Feeds,
-    write: Writes,
-    before: (share: number) => void,
+    { write, before, caches }: GroupWork,
   ): Promise<RunResult> {
     const run = (own: Feeds, options: RunOptions) => this.#run(this.#layerStage(group), own, options);
     if (!this.#isLong(feeds)) {
@@ -216,6 +220,7 @@ export class StagedPrograms implements ModelPrograms {
     const { kvHeads, headSize, layers } = this.#model.config.decoder;
     const states = await runInChunks(
       this.#device,
+      caches,
       {
         feeds,
         write,
@@ -281,6 +286,14 @@ export class StagedPrograms implements ModelPrograms {
   #load(program: Program): Promise<Executable> {
     return this.#device.load(program, this.#weights.constants);
   }
+}
+
+interface GroupWork {
+  /** Where keys and values go. */
+  readonly write: Writes;
+  /** Called before each part with the share of the group's work that is done. */
+  readonly before: (share: number) => void;
+  readonly caches: ChunkCaches;
 }
 
 /** Says how far a run has come; throws where the caller has had enough. */

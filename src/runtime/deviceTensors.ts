@@ -5,6 +5,7 @@
 import { type BlockRuns, blockRuns, copyRuns } from './blockRuns.ts';
 import { FreedBytes } from './garbage.ts';
 import type { GpuTensor, GpuTensors, GpuWrite } from './gpuTensors.ts';
+import { elements, resized } from './resized.ts';
 import type { Block, HostTensor, ResidentTensor, WriteTarget } from './types.ts';
 
 export type HeldTensor = HostTensor | GpuTensor;
@@ -104,6 +105,47 @@ export class DeviceTensors {
       this.#drop(resident);
       this.#tensors.set(resident, tensor);
     }
+  }
+
+  /** As `Device.resize`. */
+  async resize(
+    tensors: readonly ResidentTensor[],
+    shape: readonly number[],
+  ): Promise<readonly ResidentTensor[]> {
+    const done: ResidentTensor[] = [];
+    try {
+      for (const tensor of tensors) {
+        await this.#resizeOne(tensor, shape);
+        done.push({ ...tensor, shape });
+      }
+      return done;
+    } catch (error) {
+      for (const [i, tensor] of done.entries()) await this.#resizeOne(tensor, tensors[i]?.shape ?? shape);
+      throw error;
+    }
+  }
+
+  async #resizeOne(tensor: ResidentTensor, shape: readonly number[]): Promise<void> {
+    const held = this.get(tensor);
+    if (isOnGpu(held)) {
+      this.#tensors.set(tensor.resident, await this.#resizedOnGpu(held, shape));
+      this.release(held);
+      return;
+    }
+    const old = await this.floats(tensor);
+    const data = resized(old, held.shape, shape);
+    if (data.buffer !== old.buffer) this.release(held);
+    this.#tensors.set(tensor.resident, await this.placed({ dtype: 'f32', shape, data }));
+  }
+
+  async #resizedOnGpu(from: GpuTensor, shape: readonly number[]): Promise<HeldTensor> {
+    const to = await this.placed({ dtype: 'f32', shape, data: new Float32Array(elements(shape)) });
+    if (!isOnGpu(to)) return to;
+    const size = shape.map((dim, axis) => Math.min(dim, from.shape[axis] ?? 0));
+    const [made] = await this.#onGpu().withBlocks([{ to, from }], [{ at: [], size }]);
+    if (made === undefined) return to;
+    this.release(to);
+    return made;
   }
 
   /** Frees resident tensors; the collector is called once for all of them. */

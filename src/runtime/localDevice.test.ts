@@ -120,6 +120,21 @@ describe('resident tensors', () => {
     await expect(device.copy([{ from: integers, target: { to } }])).rejects.toThrow('i32 written into f32');
   });
 
+  it('are given another size together, under their numbers', async () => {
+    const before = [await device.upload(f32([2, 1], 1, 2)), await device.upload(f32([2, 1], 3, 4))];
+    const after = await device.resize(before, [2, 2]);
+    expect(after).toEqual(before.map((tensor) => ({ ...tensor, shape: [2, 2] })));
+    expect(await device.download(after[0]!)).toEqual(f32([2, 2], 1, 0, 2, 0));
+    expect(await device.download(after[1]!)).toEqual(f32([2, 2], 3, 0, 4, 0));
+  });
+
+  it('are as they were where one cannot be given another size', async () => {
+    const [one, other] = [await device.upload(f32([2, 1], 1, 2)), await device.upload(f32([3], 1, 2, 3))];
+    await expect(device.resize([one, other], [2, 2])).rejects.toThrow('one axis');
+    expect(await device.download(one)).toEqual(f32([2, 1], 1, 2));
+    expect(await device.download(other)).toEqual(f32([3], 1, 2, 3));
+  });
+
   it('are gone after close', async () => {
     const own = new LocalDevice({ threads: 1 });
     const resident = await own.upload(A);

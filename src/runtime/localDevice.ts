@@ -191,6 +191,10 @@ export class LocalDevice implements Device {
     return this.#tensors.place({ dtype: 'f32', shape: range.shape, data: readFloats(range) });
   }
 
+  resize(tensors: readonly ResidentTensor[], shape: readonly number[]): Promise<readonly ResidentTensor[]> {
+    return this.#tensors.resize(tensors, shape);
+  }
+
   async download(tensor: ResidentTensor): Promise<HostTensor> {
     const held = this.#tensors.get(tensor);
     return isOnGpu(held) ? this.#tensors.host(held) : { ...held, data: held.data.slice() };

@@ -126,6 +126,12 @@ export interface Device {
   readFile(range: FileRange): Promise<ResidentTensor>;
   /** A resident tensor of zeros. */
   zeros(dtype: DType, shape: readonly number[]): Promise<ResidentTensor>;
+  /**
+   * Gives resident f32 tensors of one shape another, which differs in one axis: what fits stays where its indices say, the
+   * rest is 0. Done in place where the memory has room, which it has after the first time. What was given is no longer
+   * to be used. Where memory runs out, all are as they were.
+   */
+  resize(tensors: readonly ResidentTensor[], shape: readonly number[]): Promise<readonly ResidentTensor[]>;
   download(tensor: ResidentTensor): Promise<HostTensor>;
   /** Makes all copies at once; each target is written by one of them. */
   copy(copies: readonly TensorCopy[]): Promise<void>;

@@ -50,6 +50,10 @@ export interface Calls {
   readonly upload: [HostTensor, ResidentTensor];
   readonly readFile: [FileRange, ResidentTensor];
   readonly zeros: [Zeros, ResidentTensor];
+  readonly resize: [
+    argument: { readonly tensors: readonly ResidentTensor[]; readonly shape: readonly number[] },
+    answer: readonly ResidentTensor[],
+  ];
   readonly download: [ResidentTensor, HostTensor];
   readonly copy: [readonly TensorCopy[], undefined];
   readonly free: [readonly ResidentTensor[], undefined];
@@ -115,6 +119,7 @@ function handlers(device: LocalDevice, port: MessagePort, profiled: boolean): Ha
     upload: (tensor) => device.upload(tensor),
     readFile: (range) => device.readFile(range),
     zeros: ({ dtype, shape }) => device.zeros(dtype, shape),
+    resize: ({ tensors, shape }) => device.resize(tensors, shape),
     download: (tensor) => device.download(tensor),
     copy: async (copies) => void (await device.copy(copies)),
     free: async (tensors) => void (await device.free(tensors)),

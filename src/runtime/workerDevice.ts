@@ -145,6 +145,13 @@ export class WorkerDevice implements Device {
     return this.#call('zeros', { dtype, shape });
   }
 
+  async resize(
+    tensors: readonly ResidentTensor[],
+    shape: readonly number[],
+  ): Promise<readonly ResidentTensor[]> {
+    return this.#call('resize', { tensors, shape });
+  }
+
   async download(tensor: ResidentTensor): Promise<HostTensor> {
     return this.#call('download', tensor);
   }

@@ -42,7 +42,13 @@ export class CountingDevice extends LocalDevice {
         const result = await executable.run(feeds, options);
         for (const tensor of Object.values(result.kept)) this.#count(tensor);
         this.runs.push(name);
-        this.afterRun(name);
+        try {
+          this.afterRun(name);
+        } catch (error) {
+          // A run that fails leaves nothing.
+          await this.free(Object.values(result.kept));
+          throw error;
+        }
         return result;
       },
     };

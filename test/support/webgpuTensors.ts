@@ -43,6 +43,14 @@ async function scenario(name: DeviceName): Promise<Record<string, unknown>> {
   await copy(f32([1, 2, 1, 2], 7), { at: [1, 0, 0] }, { at: [1, 0, 2] });
   await note('copied from the host', cache);
 
+  const resized = async (tensor: ResidentTensor, slots: number) => {
+    const [other] = await device.resize([tensor], [2, 2, slots, 2]);
+    await note(`${slots} slots after ${tensor.shape[2]}`, other as ResidentTensor);
+    return other as ResidentTensor;
+  };
+  let other = await device.upload(f32([2, 2, 3, 2], 1));
+  for (const slots of [5, 2, 0, 4]) other = await resized(other, slots);
+
   const { outputs, kept } = await loaded.run({ a: f32([2, 2]), b: resident }, { keep: ['sum'] });
   seen.returned = Array.from(outputs.product?.data ?? [], Number);
   seen.integers = Array.from(outputs.sizes?.data ?? [], Number);

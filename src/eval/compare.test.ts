@@ -116,6 +116,7 @@ describe('compareModels', () => {
         prefill: async (q: number) => {
           const program = await model.programs.prefill(q);
           return {
+            ...program,
             run: async (feeds, options) => {
               const result = await program.run(feeds, options);
               const targets = feeds.targets as { readonly data: Int32Array };

@@ -25,6 +25,16 @@ export interface BoundRunOptions extends RunOptions {
 /** A compiled program that needs only what is not a weight. */
 export interface BoundProgram {
   run(feeds: Readonly<Record<string, Feed>>, options?: BoundRunOptions): Promise<RunResult>;
+  /**
+   * Runs several times; a program in stages takes all through one stage before the next. before: called before each
+   * part with the number of runs that are done, which may be in between two.
+   */
+  runEach(runs: readonly BoundRun[], before: (done: number) => void): Promise<readonly RunResult[]>;
+}
+
+export interface BoundRun {
+  readonly feeds: Readonly<Record<string, Feed>>;
+  readonly options: RunOptions;
 }
 
 /** The programs of a loaded model, each compiled when it is first needed. */
@@ -119,10 +129,22 @@ export class CompiledPrograms implements ModelPrograms {
       return weight === undefined || name in constants ? [] : [[name, weight] as const];
     });
     const weights = Object.fromEntries(needed);
-    return {
-      // One run is one part.
-      run: (feeds, { signal: _signal, onShare: _onShare, ...options } = {}) =>
-        executable.run({ ...weights, ...feeds }, options),
-    };
+    // One run is one part.
+    return oneByOne((feeds, { signal: _signal, onShare: _onShare, ...options } = {}) =>
+      executable.run({ ...weights, ...feeds }, options),
+    );
   }
+}
+
+/** A program whose runs come one after the other. */
+export function oneByOne(run: BoundProgram['run']): BoundProgram {
+  const runEach: BoundProgram['runEach'] = async (runs, before) => {
+    const results: RunResult[] = [];
+    for (const { feeds, options } of runs) {
+      before(results.length);
+      results.push(await run(feeds, options));
+    }
+    return results;
+  };
+  return { run, runEach };
 }

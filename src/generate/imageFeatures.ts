@@ -6,8 +6,8 @@
 import type { OnProgress } from '../common/progress.ts';
 import type { FusionConfig } from '../model/config.ts';
 import { f32, i32 } from '../model/feeds.ts';
-import type { Block, Device, HostTensor, ResidentTensor, RunOptions, RunResult } from '../runtime/types.ts';
-import type { ModelPrograms } from './compiled.ts';
+import type { Block, Device, HostTensor, ResidentTensor } from '../runtime/types.ts';
+import type { BoundRun, ModelPrograms } from './compiled.ts';
 import type { Picture } from './picture.ts';
 
 /** Bytes of tile features that are kept; a full-size picture takes 48 MB. */
@@ -131,12 +131,7 @@ export class ImageFeatures {
     const features = await this.#device.zeros('f32', [1, TILES * vision.patches, decoder.hiddenSize]);
     try {
       if (picture === undefined) await this.#encodeBlank(features, options);
-      for (let tile = 0; picture !== undefined && tile < TILES; tile += this.#tilesAtOnce) {
-        report(tile, options);
-        const blocks = Array.from({ length: this.#tilesAtOnce }, (_, i) => this.#block(tile + i, i));
-        const pixels = this.#crops(picture, tile, this.#tilesAtOnce);
-        await this.#runTiles(pixels, { write: { features: { to: features, blocks } } });
-      }
+      else await this.#encodePicture(picture, features, options);
       return features;
     } catch (error) {
       await this.#device.free([features]);
@@ -144,21 +139,30 @@ export class ImageFeatures {
     }
   }
 
+  async #encodePicture(picture: Picture, features: ResidentTensor, options: EncodeOptions): Promise<void> {
+    const each = this.#tilesAtOnce;
+    const runs = Array.from({ length: TILES / each }, (_, run): BoundRun => {
+      const blocks = Array.from({ length: each }, (_, i) => this.#block(run * each + i, i));
+      return {
+        feeds: { tile_pixels: this.#crops(picture, run * each, each) },
+        options: { write: { features: { to: features, blocks } } },
+      };
+    });
+    const program = await this.#programs.tile();
+    await program.runEach(runs, (done) => report(Math.floor(done * each), options));
+  }
+
   /** Blank tiles are all alike: one is encoded and copied. */
   async #encodeBlank(features: ResidentTensor, options: EncodeOptions): Promise<void> {
     report(0, options);
     const { imageSize } = this.#config.vision;
     const pixels = f32(new Float32Array(3 * imageSize ** 2), [1, 3, imageSize, imageSize]);
-    const { kept } = await this.#runTiles(pixels, { keep: ['features'] });
+    const program = await this.#programs.tile();
+    const { kept } = await program.run({ tile_pixels: pixels }, { keep: ['features'] });
     const blank = kept.features as ResidentTensor;
     const blocks = Array.from({ length: TILES }, (_, tile) => this.#block(tile));
     await this.#device.copy([{ from: blank, target: { to: features, blocks } }]);
     await this.#device.free([blank]);
-  }
-
-  async #runTiles(pixels: HostTensor, options: RunOptions): Promise<RunResult> {
-    const program = await this.#programs.tile();
-    return program.run({ tile_pixels: pixels }, options);
   }
 
   /** Where a tile's features stand among all. index: its own among those of one run. */

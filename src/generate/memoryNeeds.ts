@@ -5,7 +5,7 @@
 import type { PartFormats } from '../checkpoint/quantise/formats.ts';
 import { EMBEDDINGS, storedTensors } from '../checkpoint/quantise/stored.ts';
 import type { DecoderConfig, FusionConfig } from '../model/config.ts';
-import { layerGroups } from '../model/stages.ts';
+import { layerGroups, towerGroups } from '../model/stages.ts';
 import { expectedTensors, type Part, partOf, type Shape } from '../model/weights.ts';
 import { imageTokenCount } from './imageFeatures.ts';
 import { CACHE_BLOCK, cacheBytesPerPosition } from './kvCache.ts';
@@ -83,7 +83,9 @@ const sumOf = (weights: Readonly<Record<Part, number>>): number =>
 
 /** Weights of stages that come and go; all others stay. */
 interface Staged {
+  /** The tower with its projectors, and what of them is there at a time. */
   readonly vision: number;
+  readonly visionGroup: number;
   /** All interaction layers, and one of them. */
   readonly interaction: number;
   readonly interactionLayer: number;
@@ -96,11 +98,10 @@ function peakOf(needs: Omit<MemoryNeeds, 'peak'>, staged: Staged | undefined, us
   if (staged === undefined) return program + weights + cache + features + 2 * vision + prefill;
   const stays = program + weights - staged.vision - staged.interaction + features;
   const reading = stays + cache + prefill + staged.interactionLayer;
-  const looking = staged.vision + vision;
-  // What reading a prompt took is not given back to the system at once.
-  if (use.asksAgain) return reading + looking;
-  // The decoder is loaded after the first picture was encoded.
-  return Math.max(reading, stays - needs.weights.decoder - needs.weights.lm_head + looking);
+  const looking = staged.visionGroup + vision;
+  // The decoder is loaded after the first picture was encoded, and is there when the next one is.
+  const decoder = needs.weights.decoder + needs.weights.lm_head;
+  return Math.max(reading, use.asksAgain ? stays + cache + looking : stays - decoder + looking);
 }
 
 function trainedWeights(config: FusionConfig): {
@@ -131,10 +132,17 @@ function storedWeights(config: FusionConfig, formats: PartFormats) {
   const interaction = goes('interaction') ? inMemory.interaction : 0;
   const staged: Staged = {
     vision: goes('vision_tower') ? inMemory.vision_tower + projectors : 0,
+    visionGroup: goes('vision_tower') ? largestGroup(config) * inMemory.vision_tower + projectors : 0,
     interaction,
     interactionLayer: interaction / Math.max(config.interaction.layers, 1),
   };
   return { weights, staged };
+}
+
+/** The share of the tower's layers that is in its largest group. */
+function largestGroup(config: FusionConfig): number {
+  const sizes = towerGroups(config).map(({ first, last }) => last - first + 1);
+  return Math.max(...sizes) / config.vision.layers;
 }
 
 /** A layer over a crop and a question: the widest tensors, and everybody's attention to everybody. */

@@ -10,7 +10,7 @@ import { convertFolder } from '../checkpoint/quantise/convert.ts';
 import { partFormats, type WeightFormat } from '../checkpoint/quantise/formats.ts';
 import { encodePrompt } from '../data/conversation.ts';
 import { f32, i32, rotaryFeeds, sequenceFeeds } from '../model/feeds.ts';
-import { layerGroups } from '../model/stages.ts';
+import { layerGroups, towerGroups } from '../model/stages.ts';
 import { BatchDecoder, type PromptIds, sequenceLayout } from './batchDecoder.ts';
 import { ask } from './chat.ts';
 import { CompiledPrograms } from './compiled.ts';
@@ -25,9 +25,14 @@ const IMAGE = join(GOLDEN, 'images/baseline.jpg');
 const QUESTIONS = ['What is this?', 'How many red circles are there in it?'];
 
 let source: RandomModel;
-/** Interaction layers after 1 and 3 of 7 decoder layers: groups of 2, 2 and 3. */
+/**
+ * Interaction layers after 1 and 3 of 7 decoder layers: groups of 2, 2 and 3. The tower's 23 layers: groups of 10, 10
+ * and 3, its second half from layer 11 on.
+ */
 beforeAll(async () => {
-  source = await randomModel({ num_hidden_layers: 7, query_len: '4,9' });
+  const small = JSON.parse(readFileSync(join(GOLDEN, 'llama-small/config.json'), 'utf8'));
+  const tower = { ...small.vision_config, num_hidden_layers: 23 };
+  source = await randomModel({ num_hidden_layers: 7, query_len: '4,9', vision_config: tower });
 });
 afterAll(() => source.remove());
 
@@ -243,9 +248,10 @@ describe('a converted model', () => {
   });
 
   it.each([
-    ['released after use where they are larger than may be kept', 0, 2],
-    ['kept where there is room', Number.POSITIVE_INFINITY, 1],
-  ])('tower and interaction layers are %s', async (_, keptBytes, times) => {
+    // The tower once for the tiles, and for the whole crop with each question.
+    ['released after use where they are larger than may be kept', 0, 3, 2],
+    ['kept where there is room', Number.POSITIVE_INFINITY, 1, 1],
+  ])('tower and interaction layers are %s', async (_, keptBytes, towers, times) => {
     const device = new CountingDevice();
     const formats = partFormats('int8');
     const loaded = await loadModel(await converted('int8'), { device });
@@ -256,7 +262,9 @@ describe('a converted model', () => {
       await ask({ ...loaded, programs, images }, { text, image: IMAGE }, { maxTokens: 1 });
     }
     const loads = (name: string) => device.loads.filter((each) => each === name).length;
-    expect(['vision', 'interaction 0', 'interaction 1'].map(loads)).toEqual([times, times, times]);
+    const tower = towerGroups(loaded.config).map(({ first, last }) => loads(`vision ${first} to ${last}`));
+    expect(tower).toEqual([towers, towers, towers]);
+    expect(['interaction 0', 'interaction 1'].map(loads)).toEqual([times, times]);
     expect(loads('head')).toBe(1);
     await images.dispose();
     await programs.dispose();

@@ -17,8 +17,10 @@ import {
   layerGroups,
   layersStage,
   type StagedModel,
+  towerGroups,
   visionStage,
 } from '../model/stages.ts';
+import type { TowerLayers } from '../model/vision.ts';
 import type {
   Device,
   Executable,
@@ -28,7 +30,13 @@ import type {
   RunOptions,
   RunResult,
 } from '../runtime/types.ts';
-import type { BoundProgram, BoundRunOptions, ModelPrograms } from './compiled.ts';
+import {
+  type BoundProgram,
+  type BoundRun,
+  type BoundRunOptions,
+  type ModelPrograms,
+  oneByOne,
+} from './compiled.ts';
 import { ChunkCaches, runInChunks } from './promptChunks.ts';
 import { type Stage, StageCache } from './stageCache.ts';
 import type { StagedWeights } from './stagedWeights.ts';
@@ -80,25 +88,22 @@ export class StagedPrograms implements ModelPrograms {
   }
 
   async tile(): Promise<BoundProgram> {
-    return {
-      run: ({ tile_pixels: pixels, ...feeds }, options) => {
-        const count = pixels?.shape[0] ?? 0;
-        const instructs = i32(new Int32Array(0), [count, 0]);
-        return this.#runVision({ ...feeds, pixels: pixels as Feed, instructs }, options);
-      },
-    };
+    return this.#crops(({ tile_pixels: pixels, ...feeds }) => {
+      const instructs = i32(new Int32Array(0), [pixels?.shape[0] ?? 0, 0]);
+      return { ...feeds, pixels: pixels as Feed, instructs };
+    });
   }
 
   async whole(): Promise<BoundProgram> {
-    return { run: (feeds, options) => this.#runVision(feeds, options) };
+    return this.#crops((feeds) => feeds);
   }
 
   async prefill(queryLength: number): Promise<BoundProgram> {
-    return { run: (feeds, options) => this.#runPrefill(feeds, queryLength, options) };
+    return oneByOne((feeds, options) => this.#runPrefill(feeds, queryLength, options));
   }
 
   async decode(): Promise<BoundProgram> {
-    return { run: (feeds, options) => this.#runDecode(feeds, options) };
+    return oneByOne((feeds, options) => this.#runDecode(feeds, options));
   }
 
   /** @throws UserError: rounded weights have no gradients. */
@@ -121,14 +126,59 @@ export class StagedPrograms implements ModelPrograms {
     await this.#weights.embeddings.close();
   }
 
-  async #runVision(feeds: Feeds, options?: RunOptions): Promise<RunResult> {
-    const looked = await this.#lookUp(feeds, 'instructs');
-    const stage = { name: VISION, load: () => this.#load(visionStage(this.#model)) };
-    return this.#run(stage, looked, options);
+  /** The tower as a program. */
+  #crops(feedsOf: (feeds: Feeds) => Feeds): BoundProgram {
+    const runEach: BoundProgram['runEach'] = (runs, before) =>
+      this.#runVision(
+        runs.map(({ feeds, options }) => ({ feeds: feedsOf(feeds), options })),
+        before,
+      );
+    const run: BoundProgram['run'] = async (feeds, { signal, onShare: _onShare, ...options } = {}) => {
+      const [result] = await runEach([{ feeds, options }], () => signal?.throwIfAborted());
+      return result as RunResult;
+    };
+    return { run, runEach };
+  }
+
+  /** All crops go through one group of the tower's layers before the next, which may need its memory. */
+  async #runVision(runs: readonly BoundRun[], before: (done: number) => void): Promise<readonly RunResult[]> {
+    const groups = towerGroups(this.#model.config);
+    const nameOf = ({ first }: TowerLayers) => `${VISION} ${first}`;
+    const feeds: Feeds[] = [];
+    for (const run of runs) feeds.push(await this.#lookUp(run.feeds, 'instructs'));
+    const states: TowerTensors[] = runs.map(() => ({}));
+    const results: RunResult[] = [];
+    try {
+      for (const [i, group] of groups.entries()) {
+        const load = () => this.#load(visionStage(this.#model, group));
+        const stage = { name: nameOf(group), load };
+        for (const [j, { options }] of runs.entries()) {
+          before((i * runs.length + j) / groups.length);
+          const own = { ...feeds[j], ...states[j] };
+          if (i === groups.length - 1) results.push(await this.#run(stage, own, options));
+          else states[j] = await this.#towerStates(stage, own, states[j] ?? {});
+        }
+        if (!this.#keepsVision) await this.#stages.drop(stage.name);
+      }
+      return results;
+    } finally {
+      // One is there where a run failed, or was stopped.
+      if (!this.#keepsVision) for (const group of groups) await this.#stages.drop(nameOf(group));
+      await this.#device.free(states.flatMap((each) => Object.values(each)));
+    }
+  }
+
+  /** The states after a stage of the tower; those that it replaces are freed. */
+  async #towerStates(stage: Stage, feeds: Feeds, before: TowerTensors): Promise<TowerTensors> {
+    const { kept } = await this.#stages.use(stage, (loaded) =>
+      loaded.run(this.#needed(loaded, feeds), { keep: [...loaded.program.outputs.keys()] }),
+    );
+    const next = Object.entries(kept).map(([name, tensor]) => [name.replace(/^next_/, ''), tensor] as const);
+    await this.#device.free(next.flatMap(([name]) => before[name] ?? []));
+    return { ...before, ...Object.fromEntries(next) };
   }
 
   async #runPrefill(feeds: Feeds, queryLength: number, options: BoundRunOptions = {}): Promise<RunResult> {
-    if (!this.#keepsVision) await this.#stages.drop(VISION);
     const looked = await this.#lookUp(feeds, 'text_ids');
     const load = () => this.#load(beginStage(this.#model, queryLength));
     const begin = { name: `begin ${queryLength}`, load };
@@ -287,6 +337,9 @@ export class StagedPrograms implements ModelPrograms {
     return this.#device.load(program, this.#weights.constants);
   }
 }
+
+/** A crop's states between stages of the tower, by the names of their inputs. */
+type TowerTensors = Readonly<Record<string, ResidentTensor>>;
 
 interface GroupWork {
   /** Where keys and values go. */

@@ -43,7 +43,16 @@ import {
 } from './decoder.ts';
 import { interactionLayer } from './interaction.ts';
 import type { Parameters } from './parameters.ts';
-import { type ObserveTower, visionTower } from './vision.ts';
+import {
+  beginTower,
+  connectTower,
+  type ObserveTower,
+  type QuestionTokens,
+  type TowerLayers,
+  type TowerStates,
+  towerLayers,
+  visionTower,
+} from './vision.ts';
 
 const TOWER = 'model.vision_tower.vision_tower.vision_model';
 
@@ -78,11 +87,9 @@ export function encodeWhole(
 ): WholeFeatures {
   const { patches } = config.vision;
   const textEmbedded = embedding(p.get('model.embed_tokens.weight'), instructs, config.padId);
-  const textPadding = equal(instructs, INSTRUCT_PADDING);
+  const textPadding = instructPadding(instructs);
   const text = dimOf(instructs, 1);
-  const question = config.textGuided
-    ? { hiddenStates: projector(p.in('model.aux_projector'), textEmbedded, config), padding: textPadding }
-    : undefined;
+  const question = towerQuestion(p, textEmbedded, textPadding, config);
   const { embedded, connected } = visionTower(p.in(TOWER), pixels, config, question, run, observe);
   const projected = projector(p.in('model.mm_projector'), connected, config);
   return {
@@ -92,6 +99,50 @@ export function encodeWhole(
     textPadding,
     visionEmbedded: embedded,
   };
+}
+
+/** bool [B, T], of instructs i32 [B, T]. */
+const instructPadding = (instructs: Tensor): Tensor => equal(instructs, INSTRUCT_PADDING);
+
+/** The question as the tower takes it, where it takes one. embedded: [B, T, D]. */
+function towerQuestion(
+  p: Parameters,
+  embedded: Tensor,
+  padding: Tensor,
+  config: FusionConfig,
+): QuestionTokens | undefined {
+  if (!config.textGuided) return undefined;
+  return { hiddenStates: projector(p.in('model.aux_projector'), embedded, config), padding };
+}
+
+/** The tower's states before its first layer, as in `encodeWhole`. */
+export function beginCrop(
+  p: Parameters,
+  pixels: Tensor,
+  instructs: Tensor,
+  config: FusionConfig,
+): TowerStates {
+  const embedded = embedding(p.get('model.embed_tokens.weight'), instructs, config.padId);
+  const question = towerQuestion(p, embedded, instructPadding(instructs), config);
+  return beginTower(p.in(TOWER), pixels, config, question).states;
+}
+
+/** Some of the tower's layers, as in `encodeWhole`. */
+export function continueCrop(
+  p: Parameters,
+  states: TowerStates,
+  instructs: Tensor,
+  config: FusionConfig,
+  layers: TowerLayers,
+): TowerStates {
+  const padding = config.textGuided ? instructPadding(instructs) : undefined;
+  return towerLayers(p.in(TOWER), states, config, { layers, padding });
+}
+
+/** A crop's features after the last layer, as in `encodeWhole`: [B, P, D]. */
+export function cropFeatures(p: Parameters, states: TowerStates, config: FusionConfig): Tensor {
+  const projected = projector(p.in('model.mm_projector'), connectTower(states, config), config);
+  return slice(projected, 1, 0, config.vision.patches);
 }
 
 /** Encodes tiles, without text. pixels: [N, 3, S, S] → projected features [N, P, D]. */

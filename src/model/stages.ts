@@ -7,6 +7,7 @@
  * Q sequences, W windows, N positions of all sequences.
  */
 import {
+  addDims,
   type DType,
   input,
   iota,
@@ -23,10 +24,19 @@ import { LOWEST } from '../graph/nn.ts';
 import type { FusionConfig } from './config.ts';
 import { poolTiles, resizeImageTokens } from './connector.ts';
 import { type Attend, atPositions, continued, decoderLayer, type KeysValues } from './decoder.ts';
-import { embedSequence, encodeWhole, interact, interactionAfter, logitsOf } from './fusion.ts';
+import {
+  beginCrop,
+  continueCrop,
+  cropFeatures,
+  embedSequence,
+  interact,
+  interactionAfter,
+  logitsOf,
+} from './fusion.ts';
 import { type Parameters, parameters } from './parameters.ts';
 import { keysOf, pastOf, rotaryInputs, sequenceInputs, valuesOf } from './programs.ts';
 import { type QuantisedWeight, withQuantised } from './quantisedParameters.ts';
+import { type TowerLayers, type TowerStates, towerHalf } from './vision.ts';
 
 /** An input that a weight comes in by. */
 export interface WeightInput {
@@ -96,21 +106,57 @@ function stageParameters({ config, weights }: StagedModel): Parameters {
   return withQuantised(parameters(tensors), new Map(rounded));
 }
 
+/** Layers of the tower in a group at most: its weights are in memory while the group runs. */
+const TOWER_GROUP = 10;
+
+/** The tower's layers in groups. */
+export function towerGroups({ vision }: FusionConfig): readonly TowerLayers[] {
+  const groups: TowerLayers[] = [];
+  for (let first = 0; first < vision.layers; first += TOWER_GROUP) {
+    groups.push({ first, last: Math.min(first + TOWER_GROUP, vision.layers) - 1 });
+  }
+  return groups;
+}
+
 /**
- * Crops, with a question or without (T = 0): `pixels` [B, 3, S, S], `instructs` [B, T] → `features` [B, P, D], and as
- * the decoder gets them `image_tokens` [B, P', D].
+ * Layers of the tower over crops with a question or without (T = 0), R rows of which are P patches and, where the
+ * config has text guide the tower, T tokens. The first group takes `pixels` [B, 3, S, S], others `hidden_states`, `low`
+ * and `middle` [B, R, V] of the one before (`TowerStates`); all take `instructs` [B, T]. The last gives `features`
+ * [B, P, D], and as the decoder gets them `image_tokens` [B, P', D]; others those of their states that are new.
  */
-export function visionStage(model: StagedModel): Program {
+export function visionStage(model: StagedModel, layers: TowerLayers): Program {
   const { config } = model;
-  const side = config.vision.imageSize;
-  const pixels = input('pixels', 'f32', ['B', 3, side, side]);
-  const { image } = encodeWhole(
-    stageParameters(model),
-    pixels,
-    input('instructs', 'i32', ['B', 'T']),
-    config,
-  );
-  return program('vision', { features: image, image_tokens: resizeImageTokens(image, config) });
+  const p = stageParameters(model);
+  const instructs = input('instructs', 'i32', ['B', 'T']);
+  const before = layers.first === 0 ? firstStates(p, instructs, config) : givenStates(layers, config);
+  const after = continueCrop(p, before, instructs, config, layers);
+  const name = `vision ${layers.first} to ${layers.last}`;
+  if (layers.last === config.vision.layers - 1) {
+    const image = cropFeatures(p, after, config);
+    return program(name, { features: image, image_tokens: resizeImageTokens(image, config) });
+  }
+  const states = [
+    ['hidden_states', after.hiddenStates],
+    ['low', after.low === before.low && layers.first > 0 ? undefined : after.low],
+    ['middle', after.middle === before.middle ? undefined : after.middle],
+  ] as const;
+  return program(name, Object.fromEntries(states.flatMap(([to, x]) => (x ? [[`next_${to}`, x]] : []))));
+}
+
+function firstStates(p: Parameters, instructs: Tensor, config: FusionConfig): TowerStates {
+  const { imageSize } = config.vision;
+  return beginCrop(p, input('pixels', 'f32', ['B', 3, imageSize, imageSize]), instructs, config);
+}
+
+function givenStates({ first }: TowerLayers, config: FusionConfig): TowerStates {
+  const { patches, hiddenSize } = config.vision;
+  const rows = config.textGuided ? addDims(patches, 'T') : patches;
+  const given = (name: string) => input(name, 'f32', ['B', rows, hiddenSize]);
+  return {
+    hiddenStates: given('hidden_states'),
+    low: given('low'),
+    middle: first >= towerHalf(config) ? given('middle') : undefined,
+  };
 }
 
 /**

@@ -53,6 +53,22 @@ export interface VisionStates {
   readonly connected: Tensor;
 }
 
+/** Where a tower stands after some of its layers. */
+export interface TowerStates {
+  /** [N, P(+T), V]. */
+  readonly hiddenStates: Tensor;
+  /** hidden[0] + … + hidden[h−1], as far as they are there. */
+  readonly low: Tensor;
+  /** hidden[h] + … + hidden[2h−1], as far as they are there. */
+  readonly middle: Tensor | undefined;
+}
+
+/** Layers `first … last`. */
+export interface TowerLayers {
+  readonly first: number;
+  readonly last: number;
+}
+
 /** [N, 3, S, S] → [N, P, V]: a convolution with kernel = stride = patch, as one product. */
 export function embedPatches(p: Parameters, pixels: Tensor, c: VisionConfig): Tensor {
   const [crops, side] = [dimOf(pixels, 0), c.grid * c.patchSize];
@@ -84,22 +100,59 @@ export function visionTower(
   run: RunLayer = runDirectly,
   observe?: ObserveTower,
 ): VisionStates {
+  const { embedded, states } = beginTower(p, pixels, config, question);
+  const layers = { first: 0, last: config.vision.layers - 1 };
+  const padding = question?.padding;
+  const after = towerLayers(p, states, config, { layers, padding, run, observe });
+  return { embedded, connected: connectTower(after, config) };
+}
+
+/** The patches before the first layer, and the states they are part of. */
+export function beginTower(
+  p: Parameters,
+  pixels: Tensor,
+  config: FusionConfig,
+  question?: QuestionTokens,
+): { readonly embedded: Tensor; readonly states: TowerStates } {
+  const embedded = embedPatches(p.in('embeddings'), pixels, config.vision);
+  const all = question === undefined ? embedded : concat([embedded, question.hiddenStates], 1);
+  return { embedded, states: { hiddenStates: all, low: all, middle: undefined } };
+}
+
+export interface TowerWork {
+  readonly layers: TowerLayers;
+  /** The question's, where there is one. */
+  readonly padding: Tensor | undefined;
+  readonly run?: RunLayer;
+  readonly observe?: ObserveTower | undefined;
+}
+
+/** Some of the tower's layers. */
+export function towerLayers(
+  p: Parameters,
+  { hiddenStates: x, low, middle }: TowerStates,
+  config: FusionConfig,
+  { layers, padding, run = runDirectly, observe }: TowerWork,
+): TowerStates {
   const c = config.vision;
-  const embedded = embedPatches(p.in('embeddings'), pixels, c);
-  let x = question === undefined ? embedded : concat([embedded, question.hiddenStates], 1);
-  const half = Math.floor(c.layers / 2);
-  let low = x;
-  let middle: Tensor | undefined;
-  for (let i = 0; i < c.layers; i++) {
-    const attend = attentionPattern(config, question, i < half, observe && ((w) => observe(i, w)));
+  const half = towerHalf(config);
+  for (let i = layers.first; i <= layers.last; i++) {
+    const attend = attentionPattern(config, padding, i < half, observe && ((w) => observe(i, w)));
     x = run((y) => encoderLayer(p.in(`encoder.layers.${i}`), y, c, attend), x);
     const state = i + 1;
     if (state < half) low = add(low, x);
     else if (state < 2 * half) middle = middle === undefined ? x : add(middle, x);
   }
-  const share = 1 / Math.max(half, 1);
-  const mixed = [x, multiply(low, share), multiply(middle ?? x, share)];
-  return { embedded, connected: concat(mixed, -1) };
+  return { hiddenStates: x, low, middle };
+}
+
+/** Layers of each half of the tower. */
+export const towerHalf = ({ vision }: FusionConfig): number => Math.floor(vision.layers / 2);
+
+/** What the connector needs, after the last layer: `VisionStates.connected`. */
+export function connectTower({ hiddenStates, low, middle }: TowerStates, config: FusionConfig): Tensor {
+  const share = 1 / Math.max(towerHalf(config), 1);
+  return concat([hiddenStates, multiply(low, share), multiply(middle ?? hiddenStates, share)], -1);
 }
 
 type Attend = (q: Tensor, k: Tensor, v: Tensor, scale: number) => Tensor;
@@ -135,23 +188,23 @@ function mlp(p: Parameters, x: Tensor): Tensor {
  */
 function attentionPattern(
   config: FusionConfig,
-  question: QuestionTokens | undefined,
+  padding: Tensor | undefined,
   early: boolean,
   observe: ObserveAttention | undefined,
 ): Attend {
-  if (question === undefined) return (q, k, v, scale) => attention(q, k, v, scale, undefined, observe);
+  if (padding === undefined) return (q, k, v, scale) => attention(q, k, v, scale, undefined, observe);
   const { patches } = config.vision;
-  const hidden = keyBias(question.padding, patches);
+  const hidden = keyBias(padding, patches);
   if (!early) return (q, k, v, scale) => attention(q, k, v, scale, hidden, observe);
   return (q, k, v, scale) => {
-    const text = dimOf(question.padding, 1);
+    const text = dimOf(padding, 1);
     const weights: Tensor[] = [];
     const note = observe && ((w: Tensor) => void weights.push(w));
     const patchRows = attention(slice(q, 2, 0, patches), k, v, scale, hidden, note);
     const textRows =
       config.earlyTextRows === 'uniform'
         ? averageRows(v, text, note)
-        : attendAmongText(q, k, v, scale, question.padding, patches, note);
+        : attendAmongText(q, k, v, scale, padding, patches, note);
     observe?.(concat(weights, 2));
     return concat([patchRows, textRows], 2);
   };

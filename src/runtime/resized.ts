@@ -3,8 +3,8 @@
  * devices.
  */
 
-/** Times the memory that is wanted; what is not written takes an address, but no memory. */
-const ROOM = 2;
+/** Times the memory that is wanted. */
+const ROOM = 1.25;
 /** Memory that was made here: of other memory, what lies behind a tensor is not known to be free. */
 const roomy = new WeakSet<ArrayBufferLike>();
 
@@ -37,12 +37,12 @@ export function resized(data: Float32Array, from: readonly number[], to: readonl
 
 /** So many elements in the same memory, or in memory of their own that has room to spare. */
 function room(data: Float32Array, length: number): Float32Array {
-  const bytes = length * Float32Array.BYTES_PER_ELEMENT;
-  if (roomy.has(data.buffer) && bytes <= data.buffer.byteLength)
-    return new Float32Array(data.buffer, 0, length);
-  const buffer = new ArrayBuffer(ROOM * bytes);
-  roomy.add(buffer);
-  return new Float32Array(buffer, 0, length);
+  const bytes = (count: number) => count * Float32Array.BYTES_PER_ELEMENT;
+  const { buffer } = data;
+  if (roomy.has(buffer) && bytes(length) <= buffer.byteLength) return new Float32Array(buffer, 0, length);
+  const made = new ArrayBuffer(bytes(Math.ceil(ROOM * length)));
+  roomy.add(made);
+  return new Float32Array(made, 0, length);
 }
 
 function move(
